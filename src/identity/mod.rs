@@ -1,0 +1,72 @@
+//! Request -> Identity: who is calling, proved or refused.
+//!
+//! Reading order: `credential` (what was presented), `token` (strict reading of a compact JWS), `keys` (what may verify
+//! it), `claims` (what it must say, and what it says about the caller), `provider` (where keys come from; the only
+//! outbound HTTP), `groups` (issuer-qualified group names to policy groups).
+//!
+//! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
+
+pub mod groups;
+pub mod settings;
+
+use std::sync::Arc;
+
+pub use groups::{GroupId, GroupSet, Groups};
+
+/// Who is calling. Anonymous is an identity too: nobody presented a credential.
+///
+/// Every string that can leave in a variable is free of control bytes; [`Rejection::IdentityUnsafe`] is what a token
+/// with such a value gets instead of an identity.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// What proved it.
+    pub credential: CredentialKind,
+    /// The config's name of the issuer (`acme`); empty when anonymous.
+    pub issuer_name: Arc<str>,
+    /// The `iss` value; empty when anonymous. So are all the following where the token does not say.
+    pub issuer: String,
+    /// The claim named by `claims.user`, `sub` by default.
+    pub user: String,
+    /// `sub`.
+    pub subject: String,
+    /// The e-mail address, only where the issuer says it is verified or does not say at all.
+    pub email: String,
+    /// The display name.
+    pub name: String,
+    /// The client the token was issued to (`azp`, `client_id`, `cid`, `appid`).
+    pub client_id: String,
+    /// Policy groups.
+    pub groups: GroupSet,
+    /// Names of `groups`, sorted, `,` and `%` inside a name percent-encoded, joined by commas.
+    pub groups_joined: String,
+    /// False where the token says that it does not hold all groups (Entra overage): "unknown" is never "none".
+    pub groups_known: bool,
+    /// OAuth scopes.
+    pub scopes: Vec<String>,
+    /// The verified claims, for rules and limit keys that name one.
+    pub claims: serde_json::Map<String, serde_json::Value>,
+    /// `exp` in Unix seconds; `i64::MAX` when anonymous.
+    pub expires_at_s: i64,
+}
+
+/// What proved an identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// Nothing was presented.
+    #[default]
+    Anonymous,
+    /// A verified JWT in `Authorization: Bearer`.
+    BearerJwt,
+}
+
+impl Identity {
+    /// Nobody in particular.
+    pub fn anonymous() -> Identity {
+        Identity { groups_known: true, expires_at_s: i64::MAX, ..Identity::default() }
+    }
+
+    /// Whether nothing was presented.
+    pub fn is_anonymous(&self) -> bool {
+        self.credential == CredentialKind::Anonymous
+    }
+}

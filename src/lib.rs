@@ -1,0 +1,8 @@
+//! Tollgate.
+
+pub mod clock;
+pub mod identity;
+pub mod limit;
+pub mod request;
+pub mod secret;
+pub mod trace;
