@@ -5,4 +5,5 @@ pub mod identity;
 pub mod limit;
 pub mod request;
 pub mod secret;
+pub mod spop;
 pub mod trace;

@@ -1,0 +1,210 @@
+//! Request, Identity -> Permit | Denial: may they?
+//!
+//! Reading order: `path` (which path the application will see), `rule` (who decides, and whom it lets through),
+//! `charge` (what is counted for those who may). The first rule that matches by host, path and method decides; nothing
+//! matched is a denial.
+
+pub mod charge;
+pub mod path;
+pub mod rule;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::identity::Identity;
+use crate::limit::Charges;
+use crate::request::Request;
+use crate::trace::{Outcome, Trace};
+use path::Ambiguity;
+use rule::{Allow, Mismatch, Rule, Unmet};
+
+/// The rules, in order.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// First match wins.
+    pub rules: Vec<Rule>,
+    /// `ambiguous_paths: allow`: paths that can be read in two ways are matched as decoded once, instead of refused.
+    pub allow_ambiguous_paths: bool,
+}
+
+/// The rule that decides a request, if any, and the path as the application will see it.
+#[derive(Debug)]
+pub struct Matched<'a> {
+    rule: Option<&'a Rule>,
+    path: Cow<'a, [u8]>,
+}
+
+/// Proof that the policy lets a request through. Only this module makes one, from an identity.
+#[derive(Debug)]
+pub struct Permit {
+    rule: Arc<str>,
+    charges: Charges,
+    backend: Option<Arc<str>>,
+}
+
+impl Permit {
+    /// The rule that decided.
+    pub fn rule(&self) -> &Arc<str> {
+        &self.rule
+    }
+
+    /// The routing hint.
+    pub fn backend(&self) -> Option<&Arc<str>> {
+        self.backend.as_ref()
+    }
+
+    /// What is to be counted before the request may pass.
+    pub fn charges(&self) -> &Charges {
+        &self.charges
+    }
+}
+
+/// The policy does not let a request through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The rule that decided; `None` where no rule was reached or none matched.
+    pub rule: Option<Arc<str>>,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Why the policy refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The path can be read in two ways.
+    PathAmbiguous(Ambiguity),
+    /// No rule matched.
+    NoRule,
+    /// The rule needs a caller, and nobody presented a credential.
+    CredentialMissing,
+    /// The caller is in none of the groups, or not in all of them.
+    GroupMissing,
+    /// The token does not hold all the caller's groups, and the rule needs one it does not show.
+    GroupsUnknown,
+    /// The caller has none of these scopes (space-separated, as RFC 6750, section 3 wants them).
+    ScopeMissing(Arc<str>),
+    /// A claim is absent or has another value.
+    ClaimMismatch,
+}
+
+impl Policy {
+    /// Finds the rule that decides. Identity has no part in it, so that a rule can say that credentials are not looked
+    /// at.
+    pub fn find<'a>(&'a self, request: &'a Request<'_>, trace: &mut Trace) -> Result<Matched<'a>, Denial> {
+        let path = match path::read(request.path) {
+            Ok(path) => path,
+            Err(ambiguity) if self.allow_ambiguous_paths => {
+                trace.step(STAGE, Outcome::Note, || {
+                    format!("the path {ambiguity}; `ambiguous_paths: allow` lets it be matched")
+                });
+                path::decode(request.path)
+            }
+            Err(ambiguity) => {
+                trace.step(STAGE, Outcome::Fail, || format!("the path {ambiguity}, so it is refused before any rule"));
+                return Err(Denial { rule: None, refusal: Refusal::PathAmbiguous(ambiguity) });
+            }
+        };
+        let rule = self.rules.iter().find(|rule| match rule.mismatch(request, &path) {
+            None => {
+                trace.step(STAGE, Outcome::Pass, || format!("rule `{}` matches, and so decides", rule.name));
+                true
+            }
+            Some(mismatch) => {
+                trace.step(STAGE, Outcome::Note, || {
+                    let what = match mismatch {
+                        Mismatch::Host => "host",
+                        Mismatch::Path => "path",
+                        Mismatch::Method => "method",
+                    };
+                    format!("rule `{}` is for another {what}", rule.name)
+                });
+                false
+            }
+        });
+        if rule.is_none() {
+            trace.step(STAGE, Outcome::Note, || "no rule matches".to_owned());
+        }
+        Ok(Matched { rule, path })
+    }
+}
+
+impl Matched<'_> {
+    /// Whether the rule says that credentials are not even looked at.
+    pub fn ignores_credentials(&self) -> bool {
+        self.rule.is_some_and(|rule| rule.ignore_credentials)
+    }
+
+    /// The rule's name, for what is refused before [`Matched::authorize`].
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        self.rule.map(|rule| &rule.name)
+    }
+
+    /// Lets `identity` through, or says why not.
+    pub fn authorize(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        trace: &mut Trace,
+    ) -> Result<Permit, Denial> {
+        let Some(rule) = self.rule else {
+            trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
+            return Err(Denial { rule: None, refusal: Refusal::NoRule });
+        };
+        if let Some(refusal) = refusal(rule, identity) {
+            trace.step(STAGE, Outcome::Fail, || format!("rule `{}`: {refusal}", rule.name));
+            return Err(Denial { rule: Some(Arc::clone(&rule.name)), refusal });
+        }
+        trace.step(STAGE, Outcome::Pass, || format!("rule `{}` lets the caller through", rule.name));
+        let charges = rule
+            .limits
+            .iter()
+            .filter_map(|limit| {
+                let charge = limit.charge(&rule.name, request, &self.path, identity);
+                trace.step(STAGE, Outcome::Note, || match &charge {
+                    Some(charge) => format!(
+                        "limit `{}`: {} in {:?}, burst {}, counter {}",
+                        limit.limit.name,
+                        charge.quota.count(),
+                        std::time::Duration::from_micros(charge.quota.period_us()),
+                        charge.quota.burst(),
+                        charge.key
+                    ),
+                    None => format!("limit `{}`: unlimited for this caller", limit.limit.name),
+                });
+                charge
+            })
+            .collect();
+        let backend = rule.backend.as_ref().and_then(|backend| backend.choose(identity)).cloned();
+        Ok(Permit { rule: Arc::clone(&rule.name), charges, backend })
+    }
+}
+
+fn refusal(rule: &Rule, identity: &Identity) -> Option<Refusal> {
+    match &rule.allow {
+        Allow::Anyone => None,
+        Allow::Authenticated | Allow::Require(_) if identity.is_anonymous() => Some(Refusal::CredentialMissing),
+        Allow::Authenticated => None,
+        Allow::Require(requirement) => requirement.unmet(identity).map(|unmet| match unmet {
+            Unmet::Group => Refusal::GroupMissing,
+            Unmet::GroupsUnknown => Refusal::GroupsUnknown,
+            Unmet::Scope => Refusal::ScopeMissing(requirement.scopes.join(" ").into()),
+            Unmet::Claim => Refusal::ClaimMismatch,
+        }),
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::PathAmbiguous(ambiguity) => write!(f, "the path {ambiguity}"),
+            Refusal::NoRule => f.write_str("no rule matches"),
+            Refusal::CredentialMissing => f.write_str("it needs a credential and there is none"),
+            Refusal::GroupMissing => f.write_str("the caller is not in the groups it needs"),
+            Refusal::GroupsUnknown => f.write_str("the token does not say all of the caller's groups"),
+            Refusal::ScopeMissing(scopes) => write!(f, "the token has none of the scopes {scopes}"),
+            Refusal::ClaimMismatch => f.write_str("a claim is absent or has another value"),
+        }
+    }
+}
+
+const STAGE: &str = "authorize";

@@ -1,0 +1,63 @@
+//! Bytes to frames, however they were split on the way.
+
+use bytes::{Buf, BytesMut};
+
+use super::disconnect::Status;
+use super::frame::{FRAME_BYTES_MIN, PREFIX_BYTES};
+
+/// Collects received bytes and gives whole frames, one at a time, borrowed.
+#[derive(Debug)]
+pub struct Deframer {
+    received: BytesMut,
+    /// How much of the front belongs to the frame that was given last.
+    given: usize,
+    frame_bytes_max: usize,
+}
+
+impl Deframer {
+    /// Frames longer than `frame_bytes_max`, without their prefix, are refused.
+    pub fn new(frame_bytes_max: u32) -> Deframer {
+        Deframer { received: BytesMut::new(), given: 0, frame_bytes_max: frame_bytes_max as usize }
+    }
+
+    /// Where the driver appends what it reads. It grows with what really arrives, never by what a length prefix
+    /// promises.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        self.release();
+        &mut self.received
+    }
+
+    /// Steps to the next whole frame; false until more bytes are there. After an error the rest of the stream means
+    /// nothing.
+    pub fn step(&mut self) -> Result<bool, Status> {
+        self.release();
+        let Some(prefix) = self.received.first_chunk::<PREFIX_BYTES>() else { return Ok(false) };
+        let length = u32::from_be_bytes(*prefix) as usize;
+        if length > self.frame_bytes_max {
+            return Err(Status::FrameTooBig);
+        }
+        if length < FRAME_BYTES_MIN {
+            return Err(Status::InvalidFrame);
+        }
+        if self.received.len() < PREFIX_BYTES + length {
+            return Ok(false);
+        }
+        self.given = PREFIX_BYTES + length;
+        Ok(true)
+    }
+
+    /// The frame that [`Deframer::step`] came to, without its prefix; empty before the first.
+    pub fn frame(&self) -> &[u8] {
+        self.received.get(PREFIX_BYTES..self.given).unwrap_or_default()
+    }
+
+    /// Whether a part of a frame is waiting for the rest.
+    pub fn is_partial(&self) -> bool {
+        self.received.len() > self.given
+    }
+
+    fn release(&mut self) {
+        self.received.advance(self.given);
+        self.given = 0;
+    }
+}
