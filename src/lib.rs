@@ -1,6 +1,7 @@
 //! Tollgate.
 
 pub mod clock;
+pub mod dev_idp;
 pub mod identity;
 pub mod limit;
 pub mod request;

@@ -4,13 +4,24 @@
 //! allowed), `gcra` (the arithmetic, one exact function), `key` (which counter), `memory` and `redis` (where counters
 //! live, the same arithmetic in each), `store` (which of them is asked, and what a failure is).
 
+mod gcra;
+mod key;
+mod memory;
 pub mod quota;
+mod redis;
+mod store;
+#[cfg(test)]
+mod store_tests;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use key::{CounterKey, KeyWriter};
 pub use quota::Quota;
+pub use store::{
+    Budget, Charge, Charges, CountFuture, Counted, Counters, Exceeded, MemoryFigures, State, StoreError, StoreStatus,
+};
 
 use crate::secret::Secret;
 
@@ -41,7 +52,7 @@ pub enum OnFailure {
 }
 
 /// Where counters live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterSettings {
     /// Redis, or this process's memory where `None`.
     pub redis: Option<RedisSettings>,

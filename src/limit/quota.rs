@@ -14,23 +14,29 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Upper bound of `count` and `burst`. The exact arithmetic multiplies a cost by a remainder below `count`; with
-    /// both at most 10^6 × 10^9 the product stays under 2^53, where Lua's doubles are still whole numbers.
+    /// Upper bound of `count` and `burst`: remainders, which are below the count, then add up far below 2^53, where
+    /// Lua's numbers are still whole.
     pub const COUNT_MAX: u64 = 1_000_000_000;
 
-    /// Upper bound of the period: 400 days, so that a burst of one period still fits 2^53 microseconds many times.
+    /// Upper bound of the period.
     pub const PERIOD_MAX: Duration = Duration::from_secs(400 * 86_400);
+
+    /// Upper bound of how long a spent burst takes to fill again, ten years: 3.2 × 10^14 microseconds, which with a Unix
+    /// time of 1.8 × 10^15 stays below 2^53 = 9 × 10^15.
+    pub const REFILL_MAX: Duration = Duration::from_secs(3650 * 86_400);
 
     /// `None` where a part is zero, the period is under a microsecond, or a bound is passed.
     pub fn new(count: u64, period: Duration, burst: u64) -> Option<Quota> {
         if count > Quota::COUNT_MAX || burst > Quota::COUNT_MAX || period > Quota::PERIOD_MAX {
             return None;
         }
-        Some(Quota {
+        let quota = Quota {
             count: NonZeroU64::new(count)?,
             period_us: NonZeroU64::new(u64::try_from(period.as_micros()).ok()?)?,
             burst: NonZeroU64::new(burst)?,
-        })
+        };
+        let refill_us = u128::from(burst) * period.as_micros() / u128::from(count);
+        (refill_us <= Quota::REFILL_MAX.as_micros()).then_some(quota)
     }
 
     /// How many a period.
