@@ -1,1 +1,21 @@
+//! Everything that is tested from outside a module, in one binary, so that it links once.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | `tidy` | the walls between modules, and what may stand where |
+//! | `decide` | request + token + state -> decision, at the pipeline's boundary |
+//! | `spop_server` | the server over real sockets: splitting, pipelining, unix sockets, deadline, panic, drain |
+//! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
+//! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
+//! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
+//!
+//! `support` starts real programs on free ports and stops them; nothing is left running. What is not installed is a
+//! failed test that says so: `make test` installs it.
 
+mod command_line;
+mod decide;
+mod documents;
+mod end_to_end;
+mod spop_server;
+mod support;
+mod tidy;

@@ -33,6 +33,11 @@ impl GroupSet {
     pub fn iter(&self) -> impl Iterator<Item = GroupId> + '_ {
         (0..u16::try_from(self.0.len() * 64).unwrap_or(u16::MAX)).map(GroupId).filter(|group| self.contains(*group))
     }
+
+    /// Bytes it holds on the heap.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<u64>()
+    }
 }
 
 /// The config's `groups:` section.

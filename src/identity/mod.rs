@@ -1,17 +1,38 @@
 //! Request -> Identity: who is calling, proved or refused.
 //!
-//! Reading order: `credential` (what was presented), `token` (strict reading of a compact JWS), `keys` (what may verify
-//! it), `claims` (what it must say, and what it says about the caller), `provider` (where keys come from; the only
-//! outbound HTTP), `groups` (issuer-qualified group names to policy groups).
+//! Reading order: `identities` (the stage itself), `credential` (what was presented), `token` (strict reading of a
+//! compact JWS, by `json`), `keys` (what may verify it), `claims` (what it must say, and what it says about the caller),
+//! `groups` (issuer-qualified group names to policy groups), `cache` (tokens seen before), `source` (an issuer's keys
+//! over time), `provider` (where they come from; the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
+mod assume;
+mod cache;
+mod claims;
+mod credential;
 pub mod groups;
+mod identities;
+mod json;
+mod keys;
+pub mod presets;
+mod provider;
+mod rejection;
 pub mod settings;
+mod source;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod token;
 
 use std::sync::Arc;
 
+pub use assume::Assumed;
 pub use groups::{GroupId, GroupSet, Groups};
+pub use identities::{Identified, Identities, SetupError};
+pub use rejection::Rejection;
+pub use source::{IssuerStatus, KeyWait};
 
 /// Who is calling. Anonymous is an identity too: nobody presented a credential.
 ///

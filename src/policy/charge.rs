@@ -127,9 +127,7 @@ impl LimitUse {
 
     /// Whether the key of some request may hold a part without a value, which falls to the source address.
     pub fn needs_identity(&self) -> bool {
-        self.key.iter().any(|part| {
-            !matches!(part, KeyPart::Src { .. } | KeyPart::Host | KeyPart::Path | KeyPart::Rule)
-        })
+        self.key.iter().any(|part| !matches!(part, KeyPart::Src { .. } | KeyPart::Host | KeyPart::Path | KeyPart::Rule))
     }
 }
 

@@ -140,12 +140,7 @@ impl Matched<'_> {
     }
 
     /// Lets `identity` through, or says why not.
-    pub fn authorize(
-        &self,
-        request: &Request<'_>,
-        identity: &Identity,
-        trace: &mut Trace,
-    ) -> Result<Permit, Denial> {
+    pub fn authorize(&self, request: &Request<'_>, identity: &Identity, trace: &mut Trace) -> Result<Permit, Denial> {
         let Some(rule) = self.rule else {
             trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
             return Err(Denial { rule: None, refusal: Refusal::NoRule });

@@ -1,0 +1,207 @@
+//! `tollgate run`: the agent.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tollgate::clock::Clock;
+use tollgate::config::flags::{LogFormat as LogStyle, RunArgs};
+use tollgate::config::{self, Config};
+use tollgate::identity::{Identities, SetupError};
+use tollgate::limit::{Counters, StoreError};
+use tollgate::pipeline::{DecisionIds, Live, Pipeline};
+use tollgate::server::admin::{self, Admin};
+use tollgate::server::socket::Listener;
+use tollgate::server::{self, settings::Listen};
+use tollgate::telemetry::{self, LogFormat, Telemetry};
+
+use super::{Failure, failed, stop_on_signal};
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
+    let config = load(&flags)?;
+    let format = match flags.log_format {
+        LogStyle::Text => LogFormat::Text,
+        LogStyle::Json => LogFormat::Json,
+    };
+    let log = telemetry::init_log(format, &flags.log).map_err(failed)?;
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.in_file(&flags.config.config));
+    }
+
+    let clock = Clock::system();
+    let telemetry = Telemetry::default();
+    let stop = stop_on_signal()?;
+    // Key sets and the admin side go on while connections drain.
+    let end = CancellationToken::new();
+
+    let listeners = listen(&config.spop.listen)?;
+    let admin_settings = config.admin.clone();
+    let admin_listener = match &admin_settings {
+        Some(settings) => Some(Listener::bind(&settings.listen).map_err(failed)?),
+        None => None,
+    };
+    let spop = config.spop.clone();
+    let counters = Arc::new(Counters::new(&config.counters).map_err(failed)?);
+    let counter_settings = config.counters.clone();
+    let pipeline = pipeline(config, None, counters).map_err(wrong_config)?;
+    pipeline.identities.spawn(&clock, &end);
+    let live = Arc::new(Live::new(pipeline));
+
+    let admin = admin_settings.zip(admin_listener).map(|(settings, listener)| {
+        let admin = Admin {
+            live: Arc::clone(&live),
+            telemetry: telemetry.clone(),
+            clock: clock.clone(),
+            started: clock.now(),
+            log_dropped: Some(log.dropped()),
+            stop: stop.clone(),
+        };
+        tokio::spawn(admin::serve(listener, settings, admin, end.clone()))
+    });
+    let reloading = tokio::spawn(reload_on_hangup(
+        flags,
+        Arc::clone(&live),
+        counter_settings,
+        clock.clone(),
+        telemetry.clone(),
+        end.clone(),
+    ));
+    let probing = tokio::spawn(probe(Arc::clone(&live), end.clone()));
+
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "tollgate serves");
+    server::serve(listeners, spop, Arc::clone(&live) as _, clock, telemetry, stop).await;
+    tracing::info!("drained");
+    end.cancel();
+    let _ = reloading.await;
+    let _ = probing.await;
+    if let Some(admin) = admin {
+        // A caller of the admin side that never ends its request does not keep the agent.
+        let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(flags: &RunArgs) -> Result<Config, Failure> {
+    let mut config = config::load(&flags.config.config)?;
+    if !flags.spop_listen.is_empty() {
+        config.spop.listen.clone_from(&flags.spop_listen);
+    }
+    if let (Some(listen), Some(admin)) = (&flags.admin_listen, &mut config.admin) {
+        admin.listen = listen.clone();
+    }
+    Ok(config)
+}
+
+fn listen(addresses: &[Listen]) -> Result<Vec<Listener>, Failure> {
+    addresses
+        .iter()
+        .map(|address| {
+            let listener = Listener::bind(address).map_err(failed)?;
+            match listener.local_addr() {
+                Some(bound) => tracing::info!(address = %bound, "listening for HAProxy"),
+                None => tracing::info!(%address, "listening for HAProxy"),
+            }
+            Ok(listener)
+        })
+        .collect()
+}
+
+fn pipeline(config: Config, previous: Option<&Pipeline>, counters: Arc<Counters>) -> Result<Pipeline, SetupError> {
+    let ids = match previous {
+        Some(previous) => Arc::clone(&previous.ids),
+        None => Arc::new(DecisionIds::new(random())),
+    };
+    let previous = previous.map(|previous| &previous.identities);
+    Ok(Pipeline {
+        identities: Identities::new(config.identity, config.groups, previous)?,
+        policy: config.policy,
+        counters,
+        ids,
+        deadline: config.spop.deadline,
+    })
+}
+
+/// Issuers that cannot be told apart, or pinned keys that are of no use.
+fn wrong_config(error: SetupError) -> Failure {
+    Failure::WrongConfig(error.to_string())
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    // Without the system's random numbers there is no TLS and no agent either; identifiers may then repeat.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u32::from_ne_bytes(bytes)
+}
+
+/// SIGHUP: reads the config again. A bad one changes nothing and says why; a good one is in force from the next
+/// decision on. Listeners and counters stay as they were at the start.
+async fn reload_on_hangup(
+    flags: RunArgs,
+    live: Arc<Live>,
+    counters: tollgate::limit::CounterSettings,
+    clock: Clock,
+    telemetry: Telemetry,
+    end: CancellationToken,
+) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::error!("cannot listen for SIGHUP; the config will not be read again");
+        return;
+    };
+    let mut counters = counters;
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            received = hangup.recv() => if received.is_none() { return },
+        }
+        match reload(&flags, &live, &mut counters, &clock, &end) {
+            Ok(()) => {
+                telemetry.reloaded(true);
+                tracing::info!(config = %flags.config.config.display(), "the config was read again and is in force");
+            }
+            Err(failure) => {
+                telemetry.reloaded(false);
+                tracing::error!(config = %flags.config.config.display(), "the config was refused, the old one stays: {failure}");
+            }
+        }
+    }
+}
+
+fn reload(
+    flags: &RunArgs,
+    live: &Live,
+    counters: &mut tollgate::limit::CounterSettings,
+    clock: &Clock,
+    end: &CancellationToken,
+) -> Result<(), Failure> {
+    let config = load(flags)?;
+    for warning in &config.warnings {
+        tracing::warn!("{}", warning.in_file(&flags.config.config));
+    }
+    let previous = live.pipeline();
+    // Counters live on: a reload must not give everybody a fresh budget.
+    let store = if config.counters == *counters {
+        Arc::clone(&previous.counters)
+    } else {
+        *counters = config.counters.clone();
+        Arc::new(Counters::new(&config.counters).map_err(|error: StoreError| failed(error))?)
+    };
+    let next = pipeline(config, Some(&previous), store).map_err(wrong_config)?;
+    next.identities.spawn(clock, end);
+    live.store(next);
+    Ok(())
+}
+
+/// Asks Redis how it is each second, so that readiness comes back without traffic.
+async fn probe(live: Arc<Live>, end: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = ticks.tick() => live.pipeline().counters.probe().await,
+        }
+    }
+}

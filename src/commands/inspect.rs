@@ -1,0 +1,175 @@
+//! `tollgate check`, `explain` and `test`: looking at a config without serving.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tollgate::clock::Clock;
+use tollgate::config::flags::{CheckArgs, ExplainArgs, TestArgs};
+use tollgate::config::{self, Config, PolicyTest, TestCaller};
+use tollgate::explain::{self, Explanation, Question};
+use tollgate::identity::settings::{IssuerSettings, KeyOrigin};
+use tollgate::identity::{Assumed, Identities};
+use tollgate::limit::Counters;
+use tollgate::pipeline::{DecisionIds, Pipeline};
+use tollgate::trace::Outcome;
+use url::Url;
+
+use super::{Failure, failed};
+
+/// Validates, and prints what follows from the config.
+pub(super) fn check(flags: &CheckArgs) -> Result<ExitCode, Failure> {
+    let config = config::load(&flags.config.config)?;
+    // Pinned keys that are of no use, and issuers that cannot be told apart, are mistakes in the config too.
+    Identities::new(config.identity.clone(), Arc::clone(&config.groups), None).map_err(wrong_config)?;
+    let mut out = std::io::stdout().lock();
+    if flags.expanded {
+        write!(out, "{}", config.expanded()).map_err(failed)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for warning in &config.warnings {
+        eprintln!("warning: {}", warning.in_file(&flags.config.config));
+    }
+    writeln!(out, "{} is good", flags.config.config.display()).map_err(failed)?;
+    for fact in config.facts() {
+        writeln!(out, "  {fact}").map_err(failed)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Decides one made-up request, and says why.
+pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
+    let mut config = config::load(&flags.config.config)?;
+    if flags.offline {
+        config.counters.redis = None;
+    }
+    if let Some(file) = &flags.jwks {
+        let jwks: Arc<[u8]> = std::fs::read(file).map_err(|error| Failure::at(file, error))?.into();
+        let discovering = |issuer: &&mut IssuerSettings| matches!(issuer.keys, KeyOrigin::Discovery { .. });
+        for issuer in config.identity.issuers.iter_mut().filter(discovering) {
+            issuer.keys = KeyOrigin::Pinned { jwks: Arc::clone(&jwks) };
+        }
+    }
+    let token = match (&flags.token, &flags.token_file) {
+        (Some(token), _) => Some(token.clone()),
+        (None, Some(file)) => {
+            let text = if file.as_os_str() == "-" {
+                std::io::read_to_string(std::io::stdin())
+            } else {
+                std::fs::read_to_string(file)
+            };
+            let text = text.map_err(|error| Failure::at(file, error))?;
+            Some(text.trim_end().to_owned())
+        }
+        (None, None) => None,
+    };
+    let url = Url::parse(&flags.url).map_err(|error| Failure::text(format!("--url {}: {error}", flags.url)))?;
+    let question =
+        Question { method: flags.method.clone(), url, typed: flags.url.clone(), token, src: Some(flags.src) };
+
+    let clock = Clock::system();
+    let pipeline = pipeline(config)?;
+    let end = CancellationToken::new();
+    if !flags.offline {
+        pipeline.identities.spawn(&clock, &end);
+        // A fetch takes five seconds at most; one that failed says so in the trace.
+        let _ = tokio::time::timeout(Duration::from_secs(6), pipeline.identities.fetched()).await;
+    }
+    let explanation = explain::explain(&pipeline, &question, clock.now()).await;
+    end.cancel();
+
+    let mut out = std::io::stdout().lock();
+    if flags.json {
+        let text = serde_json::to_string_pretty(&explanation).map_err(failed)?;
+        writeln!(out, "{text}").map_err(failed)?;
+    } else {
+        print(&explanation, &mut out).map_err(failed)?;
+    }
+    match &flags.expect {
+        Some(expected) if !explanation.is(&expected.to_string()) => {
+            eprintln!("expected {expected}, decided {} {}", explanation.verdict, explanation.status);
+            Ok(ExitCode::from(3))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Runs the tests that the config holds.
+pub(super) async fn test(flags: &TestArgs) -> Result<ExitCode, Failure> {
+    let mut config = config::load(&flags.config.config)?;
+    let tests = std::mem::take(&mut config.tests);
+    // Policy is tested, not the store.
+    config.counters.redis = None;
+    let pipeline = pipeline(config)?;
+    let mut out = std::io::stdout().lock();
+    let mut failures = 0;
+    for test in &tests {
+        let explanation = run(&pipeline, test)?;
+        let name = format!("line {}: {} {}", test.line, test.method, test.url);
+        if explanation.is(&test.expect.to_string()) {
+            writeln!(out, "ok      {name}: {}", test.expect).map_err(failed)?;
+        } else {
+            failures += 1;
+            let Explanation { verdict, status, reason, rule, .. } = &explanation;
+            let by = if rule.is_empty() { String::new() } else { format!(", rule `{rule}`") };
+            writeln!(out, "FAILED  {name}: expected {}, decided {verdict} {status} ({reason}{by})", test.expect)
+                .map_err(failed)?;
+        }
+    }
+    writeln!(out, "{} passed, {failures} failed", tests.len() - failures).map_err(failed)?;
+    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn run(pipeline: &Pipeline, test: &PolicyTest) -> Result<Explanation, Failure> {
+    let now = Clock::system().now();
+    let caller = match &test.caller {
+        TestCaller::Anonymous => Ok(pipeline.identities.anonymous()),
+        TestCaller::Identity { issuer, groups, scopes, user, claims } => {
+            let assumed =
+                Assumed { user: user.clone(), groups: groups.clone(), scopes: scopes.clone(), claims: claims.clone() };
+            let caller = pipeline.identities.assume(issuer, &assumed, now);
+            caller.ok_or_else(|| Failure::text(format!("line {}: there is no issuer `{issuer}`", test.line)))?
+        }
+    };
+    let url = Url::parse(&test.url).map_err(|error| Failure::text(format!("line {}: {error}", test.line)))?;
+    let question = Question { method: test.method.clone(), url, typed: test.url.clone(), token: None, src: None };
+    Ok(explain::rehearse(pipeline, &question, caller, now))
+}
+
+fn pipeline(config: Config) -> Result<Pipeline, Failure> {
+    Ok(Pipeline {
+        identities: Identities::new(config.identity, config.groups, None).map_err(wrong_config)?,
+        policy: config.policy,
+        counters: Arc::new(Counters::new(&config.counters).map_err(wrong_config)?),
+        ids: Arc::new(DecisionIds::new(0)),
+        deadline: config.spop.deadline,
+    })
+}
+
+fn wrong_config(error: impl std::error::Error) -> Failure {
+    Failure::WrongConfig(error.to_string())
+}
+
+fn print(explanation: &Explanation, out: &mut impl Write) -> std::io::Result<()> {
+    let Explanation { verdict, status, reason, rule, steps, variables } = explanation;
+    writeln!(out, "{verdict} {status}: {reason}")?;
+    if !rule.is_empty() {
+        writeln!(out, "by rule `{rule}`")?;
+    }
+    writeln!(out)?;
+    for step in steps {
+        let mark = match step.outcome {
+            Outcome::Pass => "ok",
+            Outcome::Fail => "NO",
+            Outcome::Note => "--",
+        };
+        writeln!(out, "  {mark}  {:<10} {}", step.stage, step.text)?;
+    }
+    writeln!(out, "\nvariables:")?;
+    for (name, value) in variables {
+        writeln!(out, "  txn.tollgate.{name} = {value}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! What each subcommand does.
+
+mod agent;
+mod inspect;
+
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tollgate::clock::Clock;
+use tollgate::config::ConfigErrors;
+use tollgate::config::flags::{Cli, Command, DevIdpArgs};
+use tollgate::dev_idp;
+use tollgate::telemetry::{self, LogFormat};
+
+/// Runs the subcommand.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Run(flags) => runtime()?.block_on(agent::run(flags)),
+        Command::Check(flags) => inspect::check(&flags),
+        Command::Explain(flags) => runtime()?.block_on(inspect::explain(flags)),
+        Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
+        Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Why a subcommand failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The config is wrong: exit 64.
+    Config(ConfigErrors),
+    /// The config reads well and cannot work: exit 64.
+    WrongConfig(String),
+    /// Anything else: exit 1.
+    Run(Box<dyn Error + Send + Sync>),
+}
+
+impl Failure {
+    /// A failure in words.
+    fn text(text: String) -> Failure {
+        Failure::Run(text.into())
+    }
+
+    /// A file that cannot be read.
+    fn at(file: &Path, error: std::io::Error) -> Failure {
+        Failure::text(format!("cannot read {}: {error}", file.display()))
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Config(_) | Failure::WrongConfig(_) => ExitCode::from(64),
+            Failure::Run(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(errors) => write!(f, "{errors}"),
+            Failure::WrongConfig(text) => write!(f, "tollgate: {text}"),
+            Failure::Run(error) => {
+                write!(f, "tollgate: {error}")?;
+                let mut cause = error.source();
+                while let Some(error) = cause {
+                    write!(f, ": {error}")?;
+                    cause = error.source();
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Failure {
+        Failure::Config(errors)
+    }
+}
+
+/// Makes any error a failure at run time.
+fn failed(error: impl Error + Send + Sync + 'static) -> Failure {
+    Failure::Run(Box::new(error))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
+async fn run_dev_idp(flags: DevIdpArgs) -> Result<ExitCode, Failure> {
+    let _log = telemetry::init_log(LogFormat::Text, "info").map_err(failed)?;
+    let options = dev_idp::Options { listen: flags.listen, issuer: flags.issuer, users: flags.users };
+    dev_idp::serve(options, Clock::system(), stop_on_signal()?).await.map_err(failed)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,243 @@
+//! The config written out: presets and defaults filled in, in a form that loads again and means the same.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::counters::WrittenUrl;
+use super::issuers::show_claim_path;
+use super::limits::{show_key_part, show_on_failure, show_period};
+use super::policy_tests::TestCaller;
+use super::values::{show_duration, show_size};
+use super::{Config, secrets};
+use crate::identity::GroupId;
+use crate::identity::settings::ClaimPath;
+use crate::limit::Quota;
+use crate::policy::charge::{LimitUse, Tier};
+use crate::policy::rule::{Allow, Rule};
+
+impl Config {
+    /// The config with presets expanded and defaults filled in, as YAML. Secrets are still places, and files are named
+    /// from the root, so that it can be kept anywhere on this machine.
+    pub fn expanded(&self) -> String {
+        let mut out = String::new();
+        self.listeners(&mut out);
+        self.issuers(&mut out);
+        self.groups_and_counters(&mut out);
+        if !self.written.limits.is_empty() {
+            out += "\nlimits:\n";
+            self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));
+        }
+        out += "\nrules:\n";
+        self.policy.rules.iter().for_each(|rule| self.rule(&mut out, rule));
+        let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
+        put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
+        self.tests(&mut out);
+        out
+    }
+
+    fn listeners(&self, out: &mut String) {
+        let spop = &self.spop;
+        put(out, format_args!("spop:\n  listen: {}\n", list(spop.listen.iter().map(ToString::to_string))));
+        if !spop.allow_from.is_empty() {
+            put(out, format_args!("  allow_from: {}\n", list(spop.allow_from.iter().map(ToString::to_string))));
+        }
+        put(out, format_args!("  deadline: {}\n", show_duration(spop.deadline)));
+        put(out, format_args!("  max_frame_size: {}\n", show_size(spop.frame_bytes_max.into())));
+        put(out, format_args!("  max_connections: {}\n", spop.connections_max));
+        put(out, format_args!("  hello_timeout: {}\n", show_duration(spop.hello_timeout)));
+        put(out, format_args!("  drain_timeout: {}\n", show_duration(spop.drain_timeout)));
+        if let Some(admin) = &self.admin {
+            put(out, format_args!("\nadmin:\n  listen: {}\n", text(&admin.listen.to_string())));
+            if let Some(place) = &self.written.admin_token {
+                put(out, format_args!("  token: {}\n", text(&secrets::show(place))));
+            }
+        }
+    }
+
+    fn issuers(&self, out: &mut String) {
+        for (index, (issuer, written)) in self.identity.issuers.iter().zip(&self.written.issuers).enumerate() {
+            *out += if index == 0 { "\nissuers:\n" } else { "" };
+            put(out, format_args!("  {}:\n    preset: {}\n", text(&issuer.name), written.preset));
+            put(out, format_args!("    issuer: {}\n", text(&issuer.issuer)));
+            put(out, format_args!("    audiences: {}\n", list(&issuer.audiences)));
+            if let Some(path) = &written.jwks_file {
+                put(out, format_args!("    jwks_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
+            }
+            put(out, format_args!("    insecure: {}\n", issuer.insecure));
+            put(out, format_args!("    algorithms: {}\n", list(issuer.algorithms.iter().map(|known| known.name()))));
+            let claims = &issuer.claims;
+            *out += "    claims:\n";
+            for (key, path) in [("user", &claims.user), ("email", &claims.email), ("name", &claims.name)] {
+                put(out, format_args!("      {key}: {}\n", text(&show_claim_path(path))));
+            }
+            for (key, paths) in [
+                ("groups", &claims.groups),
+                ("scopes", &claims.scopes),
+                ("client_id", &claims.client_id),
+                ("audience", &claims.audience),
+            ] {
+                put(out, format_args!("      {key}: {}\n", list(paths.iter().map(show_claim_path))));
+            }
+            if !issuer.require.is_empty() {
+                *out += "    require:\n";
+                for (path, value) in &issuer.require {
+                    put(out, format_args!("      {}: {value}\n", text(&show_claim_path(path))));
+                }
+            }
+            put(out, format_args!("    leeway: {}\n", show_duration(issuer.leeway)));
+        }
+        let cache = self.identity.cache;
+        put(out, format_args!("\ncache:\n  max_bytes: {}\n", show_size(cache.bytes_max)));
+        put(out, format_args!("  max_age: {}\n", show_duration(cache.age_max)));
+    }
+
+    fn groups_and_counters(&self, out: &mut String) {
+        for (index, (name, members)) in self.written.groups.iter().enumerate() {
+            *out += if index == 0 { "\ngroups:\n" } else { "" };
+            let members = members.iter().map(|(issuer, group)| format!("{issuer}:{group}"));
+            put(out, format_args!("  {}: {}\n", text(name), list(members)));
+        }
+        *out += "\ncounters:\n";
+        if let (Some(redis), Some(written)) = (&self.counters.redis, &self.written.redis) {
+            let url = match &written.url {
+                WrittenUrl::Plain(url) => url.clone(),
+                WrittenUrl::Secret(place) => secrets::show(place),
+            };
+            put(out, format_args!("  redis: {}\n", text(&url)));
+            if let Some(username) = &written.username {
+                put(out, format_args!("  username: {}\n", text(username)));
+            }
+            if let Some(place) = &written.password {
+                put(out, format_args!("  password: {}\n", text(&secrets::show(place))));
+            }
+            put(out, format_args!("  timeout: {}\n", show_duration(redis.timeout)));
+        }
+        put(out, format_args!("  agents: {}\n", self.counters.agents));
+        put(out, format_args!("  max_memory: {}\n", show_size(self.counters.memory_bytes_max)));
+    }
+
+    fn limit(&self, out: &mut String, limit: &LimitUse) {
+        put(
+            out,
+            format_args!("  {}:\n    key: {}\n", text(&limit.limit.name), list(limit.key.iter().map(show_key_part))),
+        );
+        let quota = limit.limit.quota;
+        put(out, format_args!("    rate: {}\n    burst: {}\n", rate(quota), quota.burst()));
+        if !limit.tiers.is_empty() {
+            *out += "    tiers:\n";
+            for (group, tier) in &limit.tiers {
+                let tier = match tier {
+                    Tier::Unlimited => "unlimited".to_owned(),
+                    Tier::Quota(quota) => format!("{{ rate: {}, burst: {} }}", rate(*quota), quota.burst()),
+                };
+                put(out, format_args!("      {}: {tier}\n", text(self.groups.name(*group))));
+            }
+        }
+        put(out, format_args!("    on_failure: {}\n", show_on_failure(limit.limit.on_failure)));
+    }
+
+    fn rule(&self, out: &mut String, rule: &Rule) {
+        put(out, format_args!("  - name: {}\n", text(&rule.name)));
+        let paths: Vec<String> = rule.paths.iter().map(ToString::to_string).collect();
+        for (key, values) in [("host", &rule.hosts), ("path", &paths), ("methods", &rule.methods)] {
+            if !values.is_empty() {
+                put(out, format_args!("    {key}: {}\n", list(values)));
+            }
+        }
+        match &rule.allow {
+            Allow::Anyone => *out += "    allow: anyone\n",
+            Allow::Authenticated => *out += "    allow: authenticated\n",
+            Allow::Require(requirement) => {
+                *out += "    allow:\n";
+                for (key, groups) in [("groups", &requirement.groups), ("all_groups", &requirement.all_groups)] {
+                    if !groups.is_empty() {
+                        put(out, format_args!("      {key}: {}\n", self.group_list(groups)));
+                    }
+                }
+                if !requirement.scopes.is_empty() {
+                    put(out, format_args!("      scopes: {}\n", list(&requirement.scopes)));
+                }
+                if !requirement.claims.is_empty() {
+                    *out += "      claims:\n";
+                    requirement.claims.iter().for_each(|(path, values)| claim(out, path, values));
+                }
+            }
+        }
+        if !rule.limits.is_empty() {
+            put(out, format_args!("    limits: {}\n", list(rule.limits.iter().map(|limit| &*limit.limit.name))));
+        }
+        if let Some(backend) = &rule.backend {
+            *out += "    backend:\n";
+            for (group, name) in &backend.by_group {
+                put(out, format_args!("      {}: {}\n", text(self.groups.name(*group)), text(name)));
+            }
+            if let Some(name) = &backend.otherwise {
+                put(out, format_args!("      else: {}\n", text(name)));
+            }
+        }
+        put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
+    }
+
+    fn group_list(&self, groups: &[GroupId]) -> String {
+        list(groups.iter().map(|group| self.groups.name(*group)))
+    }
+
+    fn tests(&self, out: &mut String) {
+        for (index, test) in self.tests.iter().enumerate() {
+            *out += if index == 0 { "\ntests:\n" } else { "" };
+            match &test.caller {
+                TestCaller::Anonymous => *out += "  - as: anonymous\n",
+                TestCaller::Identity { issuer, groups, scopes, user, claims } => {
+                    put(out, format_args!("  - as:\n      issuer: {}\n", text(issuer)));
+                    for (key, values) in [("groups", groups), ("scopes", scopes)] {
+                        if !values.is_empty() {
+                            put(out, format_args!("      {key}: {}\n", list(values)));
+                        }
+                    }
+                    if let Some(user) = user {
+                        put(out, format_args!("      user: {}\n", text(user)));
+                    }
+                    if !claims.is_empty() {
+                        *out += "      claims:\n";
+                        for (name, value) in claims {
+                            put(out, format_args!("        {}: {value}\n", text(name)));
+                        }
+                    }
+                }
+            }
+            put(out, format_args!("    request: {}\n", text(&format!("{} {}", test.method, test.url))));
+            put(out, format_args!("    expect: {}\n", test.expect));
+        }
+    }
+}
+
+fn claim(out: &mut String, path: &ClaimPath, values: &[Value]) {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    put(out, format_args!("        {}: [{}]\n", text(&show_claim_path(path)), values.join(", ")));
+}
+
+fn rate(quota: Quota) -> String {
+    format!("{}/{}", quota.count(), show_period(quota))
+}
+
+fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// As it is where nobody could take it for anything but text; else in double quotes, which read as in JSON.
+fn text(text: &str) -> String {
+    const NOT_TEXT: [&str; 12] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "inf", "nan", "e"];
+    let first = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'));
+    if first && plain && !NOT_TEXT.contains(&text.to_ascii_lowercase().as_str()) {
+        return text.to_owned();
+    }
+    Value::from(text).to_string()
+}
+
+fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a `String` cannot fail.
+    let _ = out.write_fmt(line);
+}

@@ -1,0 +1,159 @@
+//! What follows from a config, for `check`: bounds of limits, what falls to the source address, where it listens.
+
+use std::time::Duration;
+
+use super::Config;
+use super::limits::{show_key_part, show_period};
+use super::values::show_duration;
+use crate::identity::GroupSet;
+use crate::limit::{OnFailure, Quota};
+use crate::policy::Policy;
+use crate::policy::charge::{KeyPart, LimitUse, Tier};
+use crate::policy::rule::Allow;
+
+impl Config {
+    /// What follows from the config, one sentence or two each.
+    pub fn facts(&self) -> Vec<String> {
+        let mut facts = vec![self.listening()];
+        facts.extend(self.keys());
+        facts.push(self.counting());
+        for limit in &self.written.limits {
+            facts.extend(self.bounds(limit));
+            facts.extend(self.address_fallback(limit));
+        }
+        let rules = self.policy.rules.len();
+        facts.push(format!(
+            "{rules} {}; a request that none matches is denied",
+            if rules == 1 { "rule" } else { "rules" }
+        ));
+        facts
+    }
+
+    fn listening(&self) -> String {
+        let listen: Vec<String> = self.spop.listen.iter().map(ToString::to_string).collect();
+        let admin = match &self.admin {
+            Some(admin) => {
+                format!("admin on {}{}", admin.listen, if admin.token.is_some() { ", with a token" } else { "" })
+            }
+            None => "no admin listener".to_owned(),
+        };
+        let deadline = show_duration(self.spop.deadline);
+        format!("SPOP on {}, every NOTIFY answered within {deadline}; {admin}", listen.join(", "))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = String> {
+        self.identity.issuers.iter().zip(&self.written.issuers).map(|(issuer, written)| {
+            let keys = match &written.jwks_file {
+                Some(path) => format!("keys from {}, with no outbound call", path.display()),
+                None => format!("keys by discovery at {}", issuer.issuer),
+            };
+            format!("issuer {}: preset {}, {keys}", issuer.name, written.preset)
+        })
+    }
+
+    fn counting(&self) -> String {
+        match &self.counters.redis {
+            Some(redis) => format!(
+                "counted in Redis at {}, asked for at most {} a request; shared by {} agents",
+                redis.address,
+                show_duration(redis.timeout),
+                self.counters.agents
+            ),
+            None => "counted in this process's memory: counters are lost with it and not shared".to_owned(),
+        }
+    }
+
+    /// At most count + burst in any window; what that becomes while Redis is away.
+    fn bounds(&self, limit: &LimitUse) -> Vec<String> {
+        let name = &limit.limit.name;
+        let mut facts =
+            vec![format!("limit {name}: {}{}", self.bound(limit, limit.limit.quota), calendar(limit.limit.quota))];
+        for (group, tier) in &limit.tiers {
+            let bound = match tier {
+                Tier::Unlimited => "unlimited".to_owned(),
+                Tier::Quota(quota) => format!("{}{}", self.bound(limit, *quota), calendar(*quota)),
+            };
+            facts.push(format!("limit {name}, group {}: {bound}", self.groups.name(*group)));
+        }
+        facts
+    }
+
+    fn bound(&self, limit: &LimitUse, quota: Quota) -> String {
+        let period = show_period(quota);
+        let window = quota.count() + quota.burst();
+        let bound = format!("at most {window} in any {period} ({} + burst {})", quota.count(), quota.burst());
+        if self.counters.redis.is_none() {
+            return bound;
+        }
+        let agents = self.counters.agents;
+        let without_redis = match limit.limit.on_failure {
+            OnFailure::Allow => "while Redis cannot answer it does not hold at all".to_owned(),
+            OnFailure::Deny => "while Redis cannot answer nothing that it counts passes".to_owned(),
+            OnFailure::Local => {
+                let share = quota.share(agents);
+                let each = share.count() + share.burst();
+                let together = each.saturating_mul(agents.get());
+                format!(
+                    "while Redis cannot answer at most {together} ({agents} × {each}), and at most {} in the window in which it goes",
+                    window.saturating_add(together)
+                )
+            }
+        };
+        format!("{bound}; {without_redis}")
+    }
+
+    /// Which parts of its key are the source address for some requests.
+    fn address_fallback(&self, limit: &LimitUse) -> Option<String> {
+        if !limit.needs_identity() {
+            return None;
+        }
+        let uses = || {
+            self.policy.rules.iter().filter(|rule| rule.limits.iter().any(|used| used.limit.name == limit.limit.name))
+        };
+        let open: Vec<&str> =
+            uses().filter(|rule| matches!(rule.allow, Allow::Anyone)).map(|rule| &*rule.name).collect();
+        // A token always has an issuer, a user and a subject; the others may be absent from it.
+        let of_anonymous = |part: &&KeyPart| matches!(part, KeyPart::User | KeyPart::Subject | KeyPart::Issuer);
+        let of_any = |part: &&KeyPart| matches!(part, KeyPart::ClientId | KeyPart::Group | KeyPart::Claim(_));
+        let show = |parts: Vec<&KeyPart>| parts.into_iter().map(show_key_part).collect::<Vec<_>>().join(", ");
+        let identity: Vec<&KeyPart> = limit.key.iter().filter(|part| of_anonymous(part) || of_any(part)).collect();
+        let optional: Vec<&KeyPart> = limit.key.iter().filter(of_any).collect();
+        let mut texts = Vec::new();
+        if !open.is_empty() {
+            texts.push(format!(
+                "on anonymous requests {} of its key is the source address (rules {})",
+                show(identity),
+                open.join(", ")
+            ));
+        }
+        if !optional.is_empty() && uses().next().is_some() {
+            texts.push(format!(
+                "where a token does not say {}, that part of its key is the source address",
+                show(optional)
+            ));
+        }
+        (!texts.is_empty()).then(|| format!("limit {}: {}", limit.limit.name, texts.join("; ")))
+    }
+}
+
+fn calendar(quota: Quota) -> &'static str {
+    const WEEK: Duration = Duration::from_secs(7 * 86_400);
+    if Duration::from_micros(quota.period_us()) > WEEK {
+        "; its window moves with the clock and knows no calendar: a month is 30 days, a year 365"
+    } else {
+        ""
+    }
+}
+
+/// The groups that a rule, a tier or a backend names.
+pub(super) fn groups_used<'a>(policy: &Policy, limits: impl Iterator<Item = &'a LimitUse>) -> GroupSet {
+    let mut used = GroupSet::default();
+    for rule in &policy.rules {
+        if let Allow::Require(requirement) = &rule.allow {
+            requirement.groups.iter().chain(&requirement.all_groups).for_each(|group| used.insert(*group));
+        }
+        rule.backend.iter().flat_map(|backend| &backend.by_group).for_each(|(group, _)| used.insert(*group));
+    }
+    limits.flat_map(|limit| &limit.tiers).for_each(|(group, _)| used.insert(*group));
+    used
+}

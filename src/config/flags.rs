@@ -1,0 +1,246 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use super::policy_tests::Expectation;
+use crate::server::settings::Listen;
+
+/// Identity, group policy and exact rate limits for stock HAProxy, over SPOP.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent that HAProxy asks
+    #[command(after_help = RUN)]
+    Run(RunArgs),
+    /// Check a config: every mistake with its line, then what follows from it
+    #[command(after_help = CHECK)]
+    Check(CheckArgs),
+    /// Decide one request, and show each step that led to the decision
+    #[command(after_help = EXPLAIN)]
+    Explain(ExplainArgs),
+    /// Run the policy tests written in the config's `tests:`
+    #[command(after_help = TEST)]
+    Test(TestArgs),
+    /// Run a small OIDC provider for demos and tests, on loopback only
+    #[command(after_help = DEV_IDP)]
+    DevIdp(DevIdpArgs),
+    /// Print completions for a shell
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which config.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The config file
+    #[arg(short, long, env = "TOLLGATE_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+}
+
+/// `tollgate run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Which config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Listen here instead of the config's `spop.listen`: tcp:ADDRESS:PORT or unix:/PATH; may be repeated
+    #[arg(long, value_name = "LISTEN", value_parser = listen)]
+    pub spop_listen: Vec<Listen>,
+    /// Listen here instead of the config's `admin.listen`
+    #[arg(long, value_name = "LISTEN", value_parser = listen)]
+    pub admin_listen: Option<Listen>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or levels by module, such as `info,tollgate::policy=debug`
+    #[arg(long, env = "TOLLGATE_LOG", value_name = "DIRECTIVES", default_value = "info")]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `tollgate check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Which config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print the config with presets expanded and defaults filled in, as YAML that loads again
+    #[arg(long)]
+    pub expanded: bool,
+}
+
+/// `tollgate explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Which config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The request's method; case counts
+    #[arg(long, default_value = "GET")]
+    pub method: String,
+    /// The request's absolute URL
+    #[arg(long, value_hint = ValueHint::Url)]
+    pub url: String,
+    /// A bearer token. It is seen in the process list: prefer --token-file
+    #[arg(long, conflicts_with = "token_file", hide_env_values = true)]
+    pub token: Option<String>,
+    /// A file with a bearer token; `-` is standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+    /// The client's address
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub src: IpAddr,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Decide without any network: keys from --jwks, counters empty and in memory
+    #[arg(long)]
+    pub offline: bool,
+    /// The key set to verify with, for every issuer without a `jwks_file`
+    #[arg(long, value_name = "FILE", requires = "offline", value_hint = ValueHint::FilePath)]
+    pub jwks: Option<PathBuf>,
+    /// Exit 3 unless this is the answer: a verdict (allow, challenge, deny, throttle, error) or a status
+    #[arg(long, value_name = "VERDICT|STATUS")]
+    pub expect: Option<Expectation>,
+}
+
+/// `tollgate test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Which config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `tollgate dev-idp`.
+#[derive(Debug, Args)]
+pub struct DevIdpArgs {
+    /// Where to listen; anything beyond loopback is refused
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9400")]
+    pub listen: SocketAddr,
+    /// The issuer it says it is, where that is not http://ADDRESS:PORT
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub issuer: Option<String>,
+    /// A YAML file with users, where the built-in ones are not enough
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub users: Option<PathBuf>,
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    Listen::parse(text).ok_or_else(|| "expected tcp:ADDRESS:PORT (an IP address) or unix:/PATH".to_owned())
+}
+
+const EXAMPLES: &str = "\
+Begin with:
+  tollgate check --config tollgate.yaml
+  tollgate run --config tollgate.yaml
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not the expected decision, 64 wrong config";
+
+const RUN: &str = "\
+Example:
+  tollgate run --config /etc/tollgate/tollgate.yaml --log-format json
+
+SIGTERM answers what is in flight, then stops";
+
+const CHECK: &str = "\
+Examples:
+  tollgate check --config tollgate.yaml
+  tollgate check --config tollgate.yaml --expanded > expanded.yaml
+
+Warnings do not change the exit code; any error does (64)";
+
+const EXPLAIN: &str = "\
+Examples:
+  tollgate explain --config tollgate.yaml --url https://api.acme.example/admin/x --token-file token.jwt
+  tollgate explain --config tollgate.yaml --method POST --url https://api.acme.example/v1/x --expect 401
+  tollgate explain --config tollgate.yaml --url https://api.acme.example/ --token-file - --offline --jwks keys.json";
+
+const TEST: &str = "\
+Example:
+  tollgate test --config tollgate.yaml
+
+with, in tollgate.yaml:
+  tests:
+    - { as: anonymous, request: GET https://api.acme.example/admin/x, expect: 401 }
+
+Exit code 3 where a decision is not the one written there";
+
+const DEV_IDP: &str = "\
+Example:
+  tollgate dev-idp --listen 127.0.0.1:9400
+
+with, in tollgate.yaml:
+  issuers:
+    dev: { issuer: \"http://127.0.0.1:9400\", insecure: true, audiences: [https://api.example] }
+
+It signs what anyone asks it to sign; never use it for anything but tests";
+
+const COMPLETIONS: &str = "\
+Example:
+  tollgate completions bash > /etc/bash_completion.d/tollgate";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_subcommand_has_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("tollgate {}", command.get_name())), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn examples_of_the_help_parse() {
+        let help = [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, DEV_IDP, COMPLETIONS].join("\n");
+        let mut count = 0;
+        for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
+            let line = line.split(" > ").next().unwrap();
+            Cli::try_parse_from(["tollgate"].into_iter().chain(line.split(' ')))
+                .unwrap_or_else(|error| panic!("{error}"));
+            count += 1;
+        }
+        assert_eq!(count, 11);
+    }
+
+    #[test]
+    fn a_wrong_command_line_says_what_was_expected() {
+        for (line, expected) in [
+            ("run --config f --spop-listen 127.0.0.1:9001", "tcp:ADDRESS:PORT"),
+            ("explain --config f --url u --expect maybe", "allow, challenge, deny"),
+            ("explain --config f --url u --token a --token-file b", "cannot be used with"),
+            ("explain --config f --url u --jwks k", "--offline"),
+            ("chekc --config f", "check"),
+        ] {
+            let error = Cli::try_parse_from(["tollgate"].into_iter().chain(line.split(' '))).unwrap_err();
+            assert!(error.to_string().contains(expected), "{line}: {error}");
+        }
+    }
+}

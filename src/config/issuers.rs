@@ -1,0 +1,348 @@
+//! `issuers:` and `groups:`: whom to believe, and what their groups are called here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use url::Url;
+
+use super::file::Kind;
+use super::read::{At, Section, quote};
+use crate::identity::presets::{self, PRESET_NAMES};
+use crate::identity::settings::{Algorithm, CacheSettings, ClaimMap, ClaimPath, IssuerSettings, KeyOrigin};
+
+/// An issuer, and what its settings do not say any more.
+#[derive(Debug)]
+pub(super) struct CheckedIssuer {
+    pub(super) settings: IssuerSettings,
+    pub(super) preset: &'static str,
+    pub(super) jwks_file: Option<PathBuf>,
+}
+
+/// A policy group with its members, `(issuer name, group as the issuer writes it)`.
+pub(super) type Membership = (String, Vec<(String, String)>);
+
+/// Reads `issuers:`; the names of all, and those without a mistake.
+pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIssuer>) {
+    let mut names = Vec::new();
+    let mut checked: Vec<CheckedIssuer> = Vec::new();
+    for (name, _, at) in at.with_names("an issuer", "a map of issuers by name") {
+        names.push(name.to_owned());
+        let Some(issuer) = issuer(name, &at, directory) else { continue };
+        if let Some(other) = checked.iter().find(|other| other.settings.issuer == issuer.settings.issuer) {
+            at.refuse(
+                format!("`{}` is also the issuer of `{}`", issuer.settings.issuer, other.settings.name),
+                "one entry for each issuer; it can have several audiences",
+            );
+        }
+        checked.push(issuer);
+    }
+    (names, checked)
+}
+
+fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
+    let mut section = at.section("a map with `issuer:` and `audiences:`")?;
+    let preset_name = match section.take("preset") {
+        None => Some("generic"),
+        Some(at) => preset_name(&at),
+    };
+    let preset = presets::preset(preset_name.unwrap_or("generic"))?;
+    let url_at = section.need("issuer", "https://login.example/realms/main");
+    let insecure = section.take("insecure").map_or(Some(false), |at| at.boolean());
+    let url = url_at.as_ref().and_then(|at| issuer_url(at, insecure.unwrap_or(true)));
+    let audiences: Vec<String> = section
+        .need("audiences", "[https://api.example]")
+        .map(|at| at.one_or_many(AUDIENCES))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|at| at.text(AUDIENCES).map(str::to_owned))
+        .collect();
+    let jwks_at = section.take("jwks_file");
+    let jwks = jwks_at.as_ref().map(|at| key_set(at, directory));
+    let algorithms = section.take("algorithms").map_or_else(|| Algorithm::ALL.to_vec(), |at| algorithms(&at));
+    let claims = match section.take("claims") {
+        None => Some(preset.claims),
+        Some(at) => claims(&at, preset.claims),
+    };
+    let mut require = preset.require;
+    if let Some(at) = section.take("require") {
+        for (path, value) in required(&at) {
+            require.retain(|(known, _)| *known != path);
+            require.push((path, value));
+        }
+    }
+    let leeway = match section.take("leeway") {
+        None => Some(LEEWAY),
+        Some(at) => at.duration(Duration::ZERO, Duration::from_secs(300)),
+    };
+    section.finish();
+
+    let (keys, jwks_file) = match jwks {
+        None => (KeyOrigin::Discovery { issuer: url? }, None),
+        Some(read) => {
+            let (path, jwks) = read?;
+            (KeyOrigin::Pinned { jwks }, Some(path))
+        }
+    };
+    Some(CheckedIssuer {
+        settings: IssuerSettings {
+            name: name.into(),
+            // As written: `Url` would add a slash to a host alone, and the token is compared byte for byte.
+            issuer: url_at?.as_text()?.to_owned(),
+            audiences,
+            keys,
+            insecure: insecure?,
+            algorithms,
+            claims: claims?,
+            require,
+            leeway: leeway?,
+        },
+        preset: preset_name?,
+        jwks_file,
+    })
+}
+
+fn preset_name(at: &At<'_>) -> Option<&'static str> {
+    let text = at.text("the name of a preset")?;
+    let found = PRESET_NAMES.into_iter().find(|name| *name == text);
+    if found.is_none() {
+        at.refuse_name(text, "a preset", PRESET_NAMES);
+    }
+    found
+}
+
+fn issuer_url(at: &At<'_>, insecure: bool) -> Option<Url> {
+    let text = at.text(ISSUER)?;
+    let Some(url) = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https")) else {
+        at.refuse(format!("{} is not the URL of an issuer", quote(text)), ISSUER);
+        return None;
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        at.refuse_unshown("a user name or password inside the URL", ISSUER);
+        return None;
+    }
+    // OpenID Connect Discovery 1.0, section 2: no query and no fragment.
+    if url.query().is_some() || url.fragment().is_some() {
+        at.refuse(format!("{} has a query or a fragment, which no issuer has", quote(text)), ISSUER);
+        return None;
+    }
+    if url.scheme() == "http" && !insecure {
+        at.refuse(
+            format!("{} is not encrypted, so anyone on the way could hand out keys", quote(text)),
+            "`https://…`, or `insecure: true` beside it for a provider on loopback",
+        );
+        return None;
+    }
+    Some(url)
+}
+
+/// A key set from a file, so far as it can be told from anything else; `identity` reads the keys.
+fn key_set(at: &At<'_>, directory: &Path) -> Option<(PathBuf, Arc<[u8]>)> {
+    let path = directory.join(at.text(JWKS)?);
+    let read = std::fs::metadata(&path).and_then(|meta| {
+        if meta.len() > JWKS_BYTES_MAX {
+            return Err(std::io::Error::other(format!("it is larger than {} KiB", JWKS_BYTES_MAX / 1024)));
+        }
+        std::fs::read(&path)
+    });
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            at.refuse(format!("cannot read the key set {}: {error}", path.display()), JWKS);
+            return None;
+        }
+    };
+    let keys = serde_json::from_slice::<Value>(&bytes);
+    if !keys.is_ok_and(|value| value.get("keys").is_some_and(Value::is_array)) {
+        at.refuse(
+            format!("{} is not a key set", path.display()),
+            "a JSON object with `keys`, a list (RFC 7517, section 5)",
+        );
+        return None;
+    }
+    Some((path, bytes.into()))
+}
+
+fn algorithms(at: &At<'_>) -> Vec<Algorithm> {
+    let mut algorithms = Vec::new();
+    for at in at.one_or_many("a list of signature algorithms, such as `[RS256, ES256]`") {
+        let Some(name) = at.text("the name of a signature algorithm") else { continue };
+        match Algorithm::parse(name) {
+            Some(algorithm) if algorithms.contains(&algorithm) => at.warn(format!("`{name}` is listed twice")),
+            Some(algorithm) => algorithms.push(algorithm),
+            None if name.eq_ignore_ascii_case("none") => {
+                at.refuse("`none` is no signature at all: anyone could write such a token", "a signature algorithm");
+            }
+            None if name.to_ascii_uppercase().starts_with("HS") => at.refuse(
+                format!("{} signs with a shared secret, and the keys of a key set are public", quote(name)),
+                "an asymmetric algorithm",
+            ),
+            None => at.refuse_name(name, "a signature algorithm", Algorithm::ALL.map(Algorithm::name)),
+        }
+    }
+    algorithms
+}
+
+fn claims(at: &At<'_>, mut map: ClaimMap) -> Option<ClaimMap> {
+    let mut section = at.section("a map: `claims: { user: preferred_username }`")?;
+    let one = |section: &mut Section<'_>, key, path: &mut ClaimPath| {
+        if let Some(found) = section.take(key).and_then(|at| claim_path(&at)) {
+            *path = found;
+        }
+    };
+    one(&mut section, "user", &mut map.user);
+    one(&mut section, "email", &mut map.email);
+    one(&mut section, "name", &mut map.name);
+    // An empty list says that there is no such claim, as with a provider that has no groups.
+    let several = |section: &mut Section<'_>, key, paths: &mut Vec<ClaimPath>| {
+        if let Some(at) = section.take(key) {
+            *paths = match at.kind() {
+                Kind::List(items) if items.is_empty() && key != "audience" => Vec::new(),
+                _ => at.one_or_many(CLAIM_PATH).iter().filter_map(claim_path).collect(),
+            };
+        }
+    };
+    several(&mut section, "groups", &mut map.groups);
+    several(&mut section, "scopes", &mut map.scopes);
+    several(&mut section, "client_id", &mut map.client_id);
+    several(&mut section, "audience", &mut map.audience);
+    section.finish();
+    Some(map)
+}
+
+fn required(at: &At<'_>) -> Vec<(ClaimPath, Value)> {
+    let named = at.named("a map of claims to the value each must have");
+    named
+        .iter()
+        .filter_map(|(path, key, at)| {
+            let path = ClaimPath::parse(path);
+            if path.is_none() {
+                key.refuse("this is not the path of a claim", CLAIM_PATH);
+            }
+            Some((path?, scalar(at)?))
+        })
+        .collect()
+}
+
+/// A value that a claim can be compared with.
+pub(super) fn scalar(at: &At<'_>) -> Option<Value> {
+    match at.kind() {
+        Kind::Text(text) => return Some(text.as_str().into()),
+        Kind::Bool(value) => return Some((*value).into()),
+        Kind::Integer(value) => {
+            return i64::try_from(*value).map(Value::from).or_else(|_| u64::try_from(*value).map(Value::from)).ok();
+        }
+        Kind::Float(value) => return Some((*value).into()),
+        Kind::Null | Kind::List(_) | Kind::Map(_) => at.refuse_kind("text, a number, or true or false"),
+    }
+    None
+}
+
+/// A path into the claims.
+pub(super) fn claim_path(at: &At<'_>) -> Option<ClaimPath> {
+    at.parsed("the path of a claim", CLAIM_PATH, ClaimPath::parse)
+}
+
+/// The path as [`ClaimPath::parse`] reads it.
+pub(super) fn show_claim_path(path: &ClaimPath) -> String {
+    let is_url = |step: &str| step.starts_with("http://") || step.starts_with("https://");
+    match path.steps() {
+        [only] if is_url(only) => only.clone(),
+        steps => {
+            let quoted = |step: &String| {
+                if step.contains('.') || is_url(step) { format!("\"{step}\"") } else { step.clone() }
+            };
+            steps.iter().map(quoted).collect::<Vec<_>>().join(".")
+        }
+    }
+}
+
+/// Reads `groups:`. All names are in the answer, also those of groups with a mistake.
+pub(super) fn groups(at: &At<'_>, issuers: &[String]) -> Vec<Membership> {
+    let named = at.named("a map of groups by name: `ops: [\"acme:platform-ops\"]`");
+    named
+        .into_iter()
+        .map(|(name, key, at)| {
+            if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+                key.refuse(
+                    format!("{} cannot be the name of a group", quote(name)),
+                    "1 to 128 bytes without control characters",
+                );
+            }
+            if name == "else" {
+                key.refuse(
+                    "`else` cannot be the name of a group",
+                    "another name: in `backend:` it means everyone else",
+                );
+            }
+            let members = at.one_or_many(MEMBER).iter().filter_map(|at| member(at, issuers)).collect();
+            (name.to_owned(), members)
+        })
+        .collect()
+}
+
+fn member(at: &At<'_>, issuers: &[String]) -> Option<(String, String)> {
+    let text = at.text(MEMBER)?;
+    let Some((issuer, group)) = text.split_once(':').filter(|(issuer, group)| !issuer.is_empty() && !group.is_empty())
+    else {
+        let nearest = match issuers {
+            [only] if !text.contains(':') => Some(format!("{only}:{text}")),
+            _ => None,
+        };
+        at.refuse_for(format!("{} does not say whose group it is", quote(text)), MEMBER, nearest);
+        return None;
+    };
+    if !issuers.iter().any(|known| known == issuer) {
+        at.refuse_name(issuer, "an issuer", issuers.iter().map(String::as_str));
+        return None;
+    }
+    Some((issuer.to_owned(), group.to_owned()))
+}
+
+/// Reads `cache:`, the verified-token cache.
+pub(super) fn cache(at: &At<'_>) -> CacheSettings {
+    let mut settings = CacheSettings::default();
+    if let Some(mut section) = at.section("a map: `cache: { max_bytes: 128MiB, max_age: 5m }`") {
+        if let Some(bytes) = section.take("max_bytes").and_then(|at| at.size(1024 * 1024, 64 * 1024 * 1024 * 1024)) {
+            settings.bytes_max = bytes;
+        }
+        let age = |at: At<'_>| at.duration(Duration::from_secs(1), Duration::from_secs(86_400));
+        if let Some(age_max) = section.take("max_age").and_then(age) {
+            settings.age_max = age_max;
+        }
+        section.finish();
+    }
+    settings
+}
+
+const AUDIENCES: &str = "a list of audiences: a token must be for one of them";
+const CLAIM_PATH: &str = "member names with dots between them, such as `realm_access.roles`";
+const ISSUER: &str = "the URL that tokens have as `iss`, such as `https://login.example/realms/main`";
+const JWKS: &str = "the path of a JSON key set, relative to the config's directory";
+const MEMBER: &str = "`ISSUER:GROUP`, the group as that issuer writes it";
+
+/// Key sets of large tenants are some 20 KiB.
+const JWKS_BYTES_MAX: u64 = 512 * 1024;
+
+/// Clocks of servers that run NTP differ by milliseconds; a minute covers those that do not.
+const LEEWAY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_path_is_shown_as_it_is_read() {
+        for text in [
+            "sub",
+            "realm_access.roles",
+            "cognito:groups",
+            "https://a.example/r",
+            "a.\"b.c\".d",
+            "\"https://a.example\".r",
+        ] {
+            assert_eq!(show_claim_path(&ClaimPath::parse(text).unwrap()), text);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The config: what was written becomes what is usable, or a list of everything that is wrong with it.
+//!
+//! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
+//! mistake), then a file for each section of the config (`listeners`, `issuers`, `counters`, `limits`, `rules`,
+//! `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
+//! says about a config; `flags` is the command line. `main` alone names this module.
+
+pub mod error;
+pub mod flags;
+pub mod policy_tests;
+
+mod counters;
+mod expanded;
+mod facts;
+mod file;
+mod issuers;
+mod limits;
+mod listeners;
+mod read;
+mod rules;
+mod secrets;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::{ConfigErrors, Problem};
+pub use file::Place;
+pub use policy_tests::{Expectation, PolicyTest, TestCaller};
+
+use crate::identity::{self, Groups};
+use crate::limit::CounterSettings;
+use crate::policy::Policy;
+use crate::policy::charge::LimitUse;
+use crate::policy::rule::{Allow, Rule};
+use crate::secret::SecretSource;
+use crate::server::settings::{AdminSettings, SpopSettings};
+use counters::WrittenRedis;
+use file::Node;
+use issuers::Membership;
+use read::{At, Report};
+
+/// A config without a mistake, in the types of the modules that it is for.
+#[derive(Debug)]
+pub struct Config {
+    /// `spop:`.
+    pub spop: SpopSettings,
+    /// `admin:`.
+    pub admin: Option<AdminSettings>,
+    /// `issuers:` and `cache:`.
+    pub identity: identity::settings::Settings,
+    /// `groups:`.
+    pub groups: Arc<Groups>,
+    /// `counters:`.
+    pub counters: CounterSettings,
+    /// `rules:`, with the `limits:` that they use, and `ambiguous_paths:`.
+    pub policy: Policy,
+    /// `tests:`.
+    pub tests: Vec<PolicyTest>,
+    /// What is allowed and probably not meant, in the file's order; [`Problem::in_file`] shows one.
+    pub warnings: Vec<Problem>,
+    written: Written,
+}
+
+/// What the settings do not say any more, and `check` does.
+#[derive(Debug, Default)]
+struct Written {
+    groups: Vec<Membership>,
+    issuers: Vec<WrittenIssuer>,
+    limits: Vec<Arc<LimitUse>>,
+    redis: Option<WrittenRedis>,
+    admin_token: Option<SecretSource>,
+}
+
+#[derive(Debug)]
+struct WrittenIssuer {
+    preset: &'static str,
+    jwks_file: Option<PathBuf>,
+}
+
+/// Reads the config at `path`, at most 1 MiB, with the key sets and secrets that it names.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    match read_text(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) => {
+            let what = format!("cannot read the config: {error}");
+            let problem =
+                Problem { place: None, key: String::new(), what, expected: None, nearest: None, source_line: None };
+            Err(ConfigErrors::new(path, vec![problem]))
+        }
+    }
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > TEXT_BYTES_MAX {
+        return Err(std::io::Error::other(format!("it is larger than {} KiB", TEXT_BYTES_MAX / 1024)));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Reads a config from `text`. `path` is where it is from: messages name it, and relative files are taken from its
+/// directory.
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    // An editor's byte order mark is no part of the first key.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let root = Node::parse(text).map_err(|error| {
+        let problem = Problem {
+            place: Some(error.place),
+            key: String::new(),
+            what: format!("this is not YAML: {}", error.message),
+            expected: None,
+            nearest: None,
+            source_line: error::source_line(text, error.place, false),
+        };
+        ConfigErrors::new(path, vec![problem])
+    })?;
+    let report = Report::new(text);
+    let config = check(&report.at(&root), path.parent().unwrap_or(Path::new("")));
+    let (errors, warnings) = report.finish();
+    match config {
+        Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
+        _ => Err(ConfigErrors::new(path, errors)),
+    }
+}
+
+/// The whole of it, section by section, so that what is referred to is read before what refers to it.
+fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
+    let mut top = root.section("a map with `issuers:`, `rules:` and so on")?;
+    let [spop_at, admin_at, issuers_at, cache_at] = ["spop", "admin", "issuers", "cache"].map(|key| top.take(key));
+    let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
+    let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
+    let [ambiguous_at, tests_at] = ["ambiguous_paths", "tests"].map(|key| top.take(key));
+
+    let spop = listeners::spop(spop_at);
+    let (admin, admin_token) = match &admin_at {
+        Some(at) => listeners::admin(at, directory, &spop),
+        None => (None, None),
+    };
+    let (issuer_names, issuers) = issuers_at.map(|at| issuers::read(&at, directory)).unwrap_or_default();
+    let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
+    let members = groups_at.as_ref().map(|at| issuers::groups(at, &issuer_names)).unwrap_or_default();
+    let groups = groups_of(&members, groups_at.as_ref().unwrap_or(root))?;
+    let group_names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+    let (counters, redis) = match &counters_at {
+        Some(at) => counters::read(at, directory, spop.deadline),
+        None => (counters::in_memory(), None),
+    };
+    let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
+    let names = rules::Names { groups: &groups, group_names: &group_names, limits: &limits };
+    let rules = rules_at.map(|at| rules::read(&at, names)).unwrap_or_default();
+    let allow_ambiguous_paths = ambiguous_at.is_some_and(|at| ambiguous_paths(&at));
+    let tests = tests_at.map(|at| policy_tests::read(&at, &issuer_names, &members)).unwrap_or_default();
+    top.finish();
+
+    let policy = Policy { rules, allow_ambiguous_paths };
+    if issuer_names.is_empty() && policy.rules.iter().any(|rule| !matches!(rule.allow, Allow::Anyone)) {
+        root.warn("there are no `issuers:`, so nobody can pass a rule that is not `allow: anyone`");
+    }
+    for limit in &limits {
+        let used = |rule: &Rule| rule.limits.iter().any(|used| *used.limit.name == *limit.name);
+        if !policy.rules.iter().any(used) {
+            limit.at.warn(format!("no rule uses the limit `{}`", limit.name));
+        }
+    }
+    if let Some(at) = groups_at.filter(|_| !members.is_empty()) {
+        let used = facts::groups_used(&policy, limits.iter().filter_map(|limit| limit.limit.as_deref()));
+        for (name, key, _) in at.named("") {
+            if groups.id(name).is_some_and(|id| !used.contains(id)) {
+                key.warn(format!("no rule, limit or backend uses the group `{name}`; it still leaves in `groups`"));
+            }
+        }
+    }
+    let (settings, written_issuers) = issuers
+        .into_iter()
+        .map(|issuer| (issuer.settings, WrittenIssuer { preset: issuer.preset, jwks_file: issuer.jwks_file }))
+        .unzip();
+    let limits = limits.into_iter().filter_map(|limit| limit.limit).collect();
+    Some(Config {
+        spop,
+        admin,
+        identity: identity::settings::Settings { issuers: settings, cache },
+        groups: Arc::new(groups),
+        counters,
+        policy,
+        tests,
+        warnings: Vec::new(),
+        written: Written { groups: members, issuers: written_issuers, limits, redis, admin_token },
+    })
+}
+
+fn groups_of(members: &[Membership], at: &At<'_>) -> Option<Groups> {
+    let borrowed = members.iter().map(|(name, members)| {
+        (name.as_str(), members.iter().map(|(issuer, group)| (issuer.as_str(), group.as_str())).collect())
+    });
+    match Groups::new(borrowed) {
+        Ok(groups) => Some(groups),
+        Err(count) => {
+            at.refuse(format!("these are {count} groups"), "at most 65535");
+            None
+        }
+    }
+}
+
+fn ambiguous_paths(at: &At<'_>) -> bool {
+    match at.as_text() {
+        Some("allow") => {
+            at.warn(
+                "paths that proxies and applications read in different ways pass: `/a/..%2fadmin` is then under `/a`",
+            );
+            return true;
+        }
+        Some("refuse") => {}
+        Some(other) => at.refuse_name(other, "a choice here", ["refuse", "allow"]),
+        None => at.refuse_kind("`refuse` or `allow`"),
+    }
+    false
+}
+
+/// A config of a thousand rules has some 200 KiB.
+const TEXT_BYTES_MAX: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

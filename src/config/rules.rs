@@ -1,0 +1,301 @@
+//! `rules:`: which requests, who may, what it costs, and where to.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::file::Kind;
+use super::issuers::scalar;
+use super::limits::CheckedLimit;
+use super::read::{At, is_name, nearest, one_of, quote};
+use crate::identity::settings::ClaimPath;
+use crate::identity::{GroupId, Groups};
+use crate::policy::charge::LimitUse;
+use crate::policy::path::PathPattern;
+use crate::policy::rule::{Allow, Backend, Requirement, Rule};
+
+/// What rules refer to by name.
+#[derive(Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) groups: &'a Groups,
+    pub(super) group_names: &'a [&'a str],
+    pub(super) limits: &'a [CheckedLimit<'a>],
+}
+
+/// Reads `rules:`; those without a mistake.
+pub(super) fn read(at: &At<'_>, names: Names<'_>) -> Vec<Rule> {
+    let mut rules: Vec<(At<'_>, Rule)> = Vec::new();
+    let mut taken: Vec<(&str, u32)> = Vec::new();
+    for at in at.list("a list of rules").unwrap_or_default() {
+        let Some(rule) = rule(&at, names, &mut taken) else { continue };
+        if let Some((earlier_at, earlier)) = rules.iter().find(|(_, earlier)| earlier.covers(&rule)) {
+            at.warn(format!(
+                "rule `{}` can never match: every request it is for is decided by `{}` (line {}) before it",
+                rule.name, earlier.name, earlier_at.place.line
+            ));
+        }
+        rules.push((at, rule));
+    }
+    rules.into_iter().map(|(_, rule)| rule).collect()
+}
+
+fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> Option<Rule> {
+    let mut section = at.section("a map with `name:` and `allow:`")?;
+    let name_at = section.need("name", "api");
+    let name = name_at.as_ref().and_then(|at| at.name("a rule"));
+    if let (Some(name), Some(at)) = (name, name_at) {
+        match taken.iter().find(|(known, _)| *known == name) {
+            Some((_, line)) => {
+                at.refuse(format!("`{name}` is also the name of the rule on line {line}"), "a name of its own")
+            }
+            None => taken.push((name, at.place.line)),
+        }
+    }
+    let hosts =
+        section.take("host").map(|at| at.one_or_many(HOST).iter().filter_map(host).collect()).unwrap_or_default();
+    let paths =
+        section.take("path").map(|at| at.one_or_many(PATH).iter().filter_map(path).collect()).unwrap_or_default();
+    let methods = section
+        .take("methods")
+        .map(|at| at.one_or_many(METHODS).iter().filter_map(method).collect())
+        .unwrap_or_default();
+    let allow = section.need("allow", "authenticated").and_then(|at| allow(&at, names));
+    let limits = section.take("limits").map(|at| limits(&at, names)).unwrap_or_default();
+    let backend = section.take("backend").map(|at| backend(&at, names));
+    let ignore_at = section.take("ignore_credentials");
+    let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
+    section.finish();
+    if let (true, Some(at), Some(Allow::Authenticated | Allow::Require(_))) = (ignore_credentials, &ignore_at, &allow) {
+        at.refuse("credentials that are not looked at prove nothing, so nobody could pass", "`allow: anyone` with it");
+    }
+    Some(Rule {
+        name: name?.into(),
+        hosts,
+        paths,
+        methods,
+        allow: allow?,
+        ignore_credentials,
+        limits,
+        backend: backend.unwrap_or(None),
+    })
+}
+
+fn host(at: &At<'_>) -> Option<String> {
+    let text = at.text(HOST)?;
+    if text.contains('*') {
+        at.refuse(format!("{} has a wildcard, and there are none for hosts yet", quote(text)), "each host by its name");
+        return None;
+    }
+    let host = text.trim_end_matches('.').to_ascii_lowercase();
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok());
+    let name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    if name || literal {
+        return Some(host);
+    }
+    // What people paste: a URL, or a host with its port.
+    let bare = host.rsplit("://").next().unwrap_or_default();
+    let bare = bare.split(['/', ':']).next().unwrap_or_default();
+    let nearest = (bare != host && !bare.is_empty() && is_name(bare)).then(|| bare.to_owned());
+    at.refuse_for(format!("{} is not a host", quote(text)), HOST, nearest);
+    None
+}
+
+fn path(at: &At<'_>) -> Option<PathPattern> {
+    let text = at.text(PATH)?;
+    match PathPattern::parse(text) {
+        Ok(pattern) => {
+            if text.contains(['?', '%', ';']) {
+                at.warn(format!(
+                    "{} is compared with the path as the application sees it: decoded, and without a query",
+                    quote(text)
+                ));
+            }
+            Some(pattern)
+        }
+        Err(error) => {
+            at.refuse(format!("{} is not a path pattern: {error}", quote(text)), PATH);
+            None
+        }
+    }
+}
+
+fn method(at: &At<'_>) -> Option<String> {
+    let text = at.text(METHODS)?;
+    // RFC 9110, section 5.6.2: a token.
+    let token = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    if !token {
+        at.refuse(format!("{} is not a method", quote(text)), METHODS);
+        return None;
+    }
+    let upper = text.to_ascii_uppercase();
+    if upper != text {
+        at.refuse_for(
+            format!("{} is not a method: case counts (RFC 9110, section 9.1)", quote(text)),
+            METHODS,
+            Some(upper),
+        );
+        return None;
+    }
+    if !KNOWN_METHODS.contains(&text)
+        && let Some(near) = nearest(text, KNOWN_METHODS)
+    {
+        at.warn(format!("{} is a method that HTTP does not define; `{near}` is one that it does", quote(text)));
+    }
+    Some(text.to_owned())
+}
+
+fn allow(at: &At<'_>, names: Names<'_>) -> Option<Allow> {
+    let text = match at.kind() {
+        Kind::Map(_) => return requirement(at, names).map(Allow::Require),
+        Kind::Text(text) => text.as_str(),
+        _ => {
+            at.refuse_kind(ALLOW);
+            return None;
+        }
+    };
+    match text {
+        "anyone" => Some(Allow::Anyone),
+        "authenticated" => Some(Allow::Authenticated),
+        other => {
+            let near = match other.to_ascii_lowercase().as_str() {
+                "all" | "any" | "everyone" | "everybody" | "anonymous" | "public" | "*" => Some("anyone".to_owned()),
+                _ if names.groups.id(other).is_some() => Some(format!("{{ groups: [{other}] }}")),
+                _ => nearest(other, ["anyone", "authenticated"]),
+            };
+            at.refuse_for(format!("{} does not say who may pass", quote(other)), ALLOW, near);
+            None
+        }
+    }
+}
+
+fn requirement(at: &At<'_>, names: Names<'_>) -> Option<Requirement> {
+    let mut section = at.section(ALLOW)?;
+    let groups = |at: At<'_>| -> Vec<GroupId> {
+        at.one_or_many("a list of groups").iter().filter_map(|at| group(at, names)).collect()
+    };
+    let requirement = Requirement {
+        groups: section.take("groups").map(groups).unwrap_or_default(),
+        all_groups: section.take("all_groups").map(groups).unwrap_or_default(),
+        scopes: section
+            .take("scopes")
+            .map(|at| at.one_or_many(SCOPES).iter().filter_map(scope).collect())
+            .unwrap_or_default(),
+        claims: section.take("claims").map(|at| claims(&at)).unwrap_or_default(),
+    };
+    if matches!(section.at().kind(), Kind::Map(entries) if entries.is_empty()) {
+        section
+            .at()
+            .refuse("nothing is required here", "`groups`, `all_groups`, `scopes` or `claims`; or `authenticated`");
+    }
+    section.finish();
+    Some(requirement)
+}
+
+fn group(at: &At<'_>, names: Names<'_>) -> Option<GroupId> {
+    let name = at.text("the name of a group")?;
+    let id = names.groups.id(name);
+    if id.is_none() {
+        at.refuse_name(name, "a group", names.group_names.iter().copied());
+    }
+    id
+}
+
+fn scope(at: &At<'_>) -> Option<String> {
+    let text = at.text(SCOPES)?;
+    // RFC 6749, section 3.3: scope-token.
+    if !text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        at.refuse(
+            format!("{} is not one scope", quote(text)),
+            "scopes without spaces, quotes and backslashes, one an item",
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn claims(at: &At<'_>) -> Vec<(ClaimPath, Vec<Value>)> {
+    let named = at.named("a map of claims to the value, or the list of values, that they may have");
+    named
+        .iter()
+        .filter_map(|(path, key, at)| {
+            let path = ClaimPath::parse(path);
+            if path.is_none() {
+                key.refuse("this is not the path of a claim", "member names with dots between them, such as `org.id`");
+            }
+            let values = at.one_or_many("a value, or a list of values").iter().filter_map(scalar).collect();
+            Some((path?, values))
+        })
+        .collect()
+}
+
+fn limits(at: &At<'_>, names: Names<'_>) -> Vec<Arc<LimitUse>> {
+    let mut used = Vec::new();
+    let mut listed = Vec::new();
+    for at in at.one_or_many("a list of limits by name") {
+        let Some(name) = at.text("the name of a limit") else { continue };
+        let Some(limit) = names.limits.iter().find(|limit| limit.name == name) else {
+            at.refuse_name(name, "a limit", names.limits.iter().map(|limit| limit.name));
+            continue;
+        };
+        if listed.contains(&name) {
+            at.refuse(format!("{} is listed twice, and would be charged twice", quote(name)), "");
+        }
+        listed.push(name);
+        used.extend(limit.limit.clone());
+    }
+    used
+}
+
+fn backend(at: &At<'_>, names: Names<'_>) -> Option<Backend> {
+    if !matches!(at.kind(), Kind::Map(_)) {
+        return Some(Backend { by_group: Vec::new(), otherwise: Some(backend_name(at)?) });
+    }
+    let mut backend = Backend { by_group: Vec::new(), otherwise: None };
+    for (name, key, at) in at.named(BACKEND) {
+        let hint = backend_name(&at);
+        if name == "else" {
+            backend.otherwise = hint;
+            continue;
+        }
+        let Some(group) = names.groups.id(name) else {
+            let known: Vec<&str> = names.group_names.iter().copied().chain(["else"]).collect();
+            key.refuse_for(format!("{} is not a group", quote(name)), &one_of(&known), nearest(name, known));
+            continue;
+        };
+        if backend.otherwise.is_some() {
+            key.warn(format!("{} after `else` is still looked at first; write `else` last", quote(name)));
+        }
+        backend.by_group.extend(hint.map(|hint| (group, hint)));
+    }
+    if backend.by_group.is_empty() && backend.otherwise.is_none() {
+        at.refuse("no backend is named here", BACKEND);
+    }
+    Some(backend)
+}
+
+fn backend_name(at: &At<'_>) -> Option<Arc<str>> {
+    let text = at.text(BACKEND)?;
+    // What HAProxy allows in the name of a proxy (its configuration manual, section 4).
+    let good =
+        text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'));
+    if !good {
+        at.refuse(
+            format!("{} cannot be the name of a backend", quote(text)),
+            "at most 64 letters, digits, `-`, `_`, `.` or `:`",
+        );
+    }
+    good.then(|| text.into())
+}
+
+const ALLOW: &str = "`anyone`, `authenticated`, or a map with `groups`, `all_groups`, `scopes`, `claims`";
+const BACKEND: &str = "the name of a backend, or a map of groups to names: `{ paid: fast, else: std }`";
+const HOST: &str = "a host such as `api.example`, without scheme, port and path; in punycode where it is not ASCII";
+const METHODS: &str = "methods in upper case, such as `[GET, POST]`";
+const PATH: &str = "a pattern such as `/healthz`, `/v1/*` or `/admin/**`";
+const SCOPES: &str = "a list of scopes";
+
+/// RFC 9110, section 9.3, and PATCH of RFC 5789.
+const KNOWN_METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];

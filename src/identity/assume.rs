@@ -1,0 +1,68 @@
+//! Identities without a token, for the policy tests that a config holds.
+//!
+//! The claims go through the same reading as a verified token's, so that a test sees what a token of that shape would
+//! bring. No request is ever decided on one.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::settings::{ClaimPath, IssuerSettings};
+use super::{Groups, Identity, Rejection, claims};
+use crate::clock::Now;
+use crate::trace::Trace;
+
+/// What a made-up token says, beyond what every token of its issuer must.
+#[derive(Clone, Debug, Default)]
+pub struct Assumed {
+    /// The user; `sub` too. Somebody where `None`.
+    pub user: Option<String>,
+    /// Groups as the issuer writes them.
+    pub groups: Vec<String>,
+    /// Scopes.
+    pub scopes: Vec<String>,
+    /// Further claims, over everything else.
+    pub claims: Vec<(String, Value)>,
+}
+
+/// The identity that a token of `issuer` with these claims would bring.
+pub(super) fn assume(
+    assumed: &Assumed,
+    issuer: &IssuerSettings,
+    groups: &Groups,
+    now: Now,
+) -> Result<Arc<Identity>, Rejection> {
+    let mut token = Map::new();
+    let user = Value::from(assumed.user.as_deref().unwrap_or("somebody"));
+    token.insert("iss".to_owned(), issuer.issuer.as_str().into());
+    token.insert("sub".to_owned(), user.clone());
+    token.insert("exp".to_owned(), now.unix_s().saturating_add(60).into());
+    for (path, value) in &issuer.require {
+        put(&mut token, path, value.clone());
+    }
+    if let Some(path) = issuer.claims.audience.first() {
+        put(&mut token, path, issuer.audiences.clone().into());
+    }
+    put(&mut token, &issuer.claims.user, user);
+    if let Some(path) = issuer.claims.groups.first() {
+        put(&mut token, path, assumed.groups.clone().into());
+    }
+    if let Some(path) = issuer.claims.scopes.first() {
+        put(&mut token, path, assumed.scopes.clone().into());
+    }
+    for (name, value) in &assumed.claims {
+        token.insert(name.clone(), value.clone());
+    }
+    claims::check(token, issuer, groups, now, &mut Trace::off()).map(Arc::new)
+}
+
+fn put(claims: &mut Map<String, Value>, path: &ClaimPath, value: Value) {
+    let Some((last, parents)) = path.steps().split_last() else { return };
+    let mut place = claims;
+    for step in parents {
+        let next = place.entry(step.clone()).or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(next) = next else { return };
+        place = next;
+    }
+    place.insert(last.clone(), value);
+}

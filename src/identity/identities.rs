@@ -1,0 +1,318 @@
+//! The stage itself: a request goes in, an identity or a rejection comes out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::cache::TokenCache;
+use super::credential::{self, Credential};
+use super::keys::{Choice, Key, KeySetError};
+use super::settings::{IssuerSettings, Settings};
+use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
+use super::token::{self, Token};
+use super::{Assumed, Groups, Identity, Rejection, assume, claims};
+use crate::clock::{Clock, Now};
+use crate::request::Request;
+use crate::trace::{Outcome, Trace};
+
+/// All issuers, their keys, and the tokens seen.
+pub struct Identities {
+    settings: Settings,
+    groups: Arc<Groups>,
+    /// Beside `settings.issuers`, by index.
+    sources: Vec<Arc<KeySource>>,
+    /// `iss` -> index.
+    by_iss: HashMap<String, usize>,
+    cache: TokenCache,
+    anonymous: Arc<Identity>,
+}
+
+/// What became of a request's credential.
+#[derive(Debug)]
+pub enum Identified {
+    /// The caller, or nobody in particular if nothing was presented.
+    Known(Arc<Identity>),
+    /// Something was presented, and it proves nothing.
+    Rejected(Rejection),
+    /// The key may be there in a moment: wait within the request's deadline, then call [`Identities::identify_again`].
+    Wait(KeyWait),
+}
+
+/// Why [`Identities::new`] cannot work with its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Tokens could not be told apart.
+    #[error("issuers.{first} and issuers.{second} have the same issuer {issuer:?}, expected each only once")]
+    DuplicateIssuer {
+        /// The config's name of one.
+        first: Arc<str>,
+        /// The config's name of the other.
+        second: Arc<str>,
+        /// The `iss` value.
+        issuer: String,
+    },
+    /// No token of the issuer could ever be verified.
+    #[error("the pinned keys of issuers.{name} are of no use: {reason}")]
+    PinnedKeys {
+        /// The config's name of the issuer.
+        name: Arc<str>,
+        /// What is wrong with them.
+        reason: String,
+    },
+}
+
+impl Identities {
+    /// Builds the stage.
+    ///
+    /// On a reload `previous` is the stage it replaces: an issuer whose settings are the same keeps its keys and its
+    /// task, and where nothing that a verdict rests on has changed the verified tokens are kept too.
+    pub fn new(
+        settings: Settings,
+        groups: Arc<Groups>,
+        previous: Option<&Identities>,
+    ) -> Result<Identities, SetupError> {
+        Identities::with_pace(settings, groups, previous, Pace::PRODUCTION)
+    }
+
+    pub(super) fn with_pace(
+        settings: Settings,
+        groups: Arc<Groups>,
+        previous: Option<&Identities>,
+        pace: Pace,
+    ) -> Result<Identities, SetupError> {
+        let mut by_iss = HashMap::new();
+        let mut sources = Vec::new();
+        for (index, issuer) in settings.issuers.iter().enumerate() {
+            if let Some(first) = by_iss.insert(issuer.issuer.clone(), index) {
+                return Err(SetupError::DuplicateIssuer {
+                    first: Arc::clone(&settings.issuers[first].name),
+                    second: Arc::clone(&issuer.name),
+                    issuer: issuer.issuer.clone(),
+                });
+            }
+            let source = match previous.and_then(|previous| previous.source_of(issuer)) {
+                Some(kept) => kept,
+                None => Arc::new(KeySource::new(issuer, pace).map_err(|error| pinned_keys(issuer, &error))?),
+            };
+            sources.push(source);
+        }
+        // A cached identity holds policy groups as numbers, so the same groups are part of what it rests on.
+        let cache = match previous {
+            Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
+            _ => TokenCache::new(settings.cache),
+        };
+        Ok(Identities { settings, groups, sources, by_iss, cache, anonymous: Arc::new(Identity::anonymous()) })
+    }
+
+    /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
+    /// A task ends with `stop`, or when the last stage that has its issuer is dropped.
+    pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
+        for source in &self.sources {
+            source.spawn(clock.clone(), stop.clone());
+        }
+    }
+
+    /// Who is calling? Never blocks and never fetches: where a fetch that may help is under way, or may start now, it
+    /// gives a future to wait for.
+    pub fn identify(&self, request: &Request<'_>, now: Now, trace: &mut Trace) -> Identified {
+        self.decide(request, now, trace, true)
+    }
+
+    /// The same after the wait, whatever came of it: this time the answer is final, so that no request can wait twice.
+    pub fn identify_again(
+        &self,
+        request: &Request<'_>,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Arc<Identity>, Rejection> {
+        match self.decide(request, now, trace, false) {
+            Identified::Known(identity) => Ok(identity),
+            Identified::Rejected(rejection) => Err(rejection),
+            // `decide` does not wait when told not to.
+            Identified::Wait(_) => Err(Rejection::KeyUnknown),
+        }
+    }
+
+    /// Nobody in particular, for whoever decides without looking at credentials.
+    pub fn anonymous(&self) -> Arc<Identity> {
+        Arc::clone(&self.anonymous)
+    }
+
+    /// The identity that a token with these claims would bring, for policy tests; `None` where there is no such issuer.
+    pub fn assume(&self, issuer_name: &str, assumed: &Assumed, now: Now) -> Option<Result<Arc<Identity>, Rejection>> {
+        let issuer = self.settings.issuers.iter().find(|issuer| *issuer.name == *issuer_name)?;
+        Some(assume::assume(assumed, issuer, &self.groups, now))
+    }
+
+    /// Whether every issuer has keys.
+    pub fn ready(&self) -> bool {
+        self.sources.iter().all(|source| source.keys().is_some())
+    }
+
+    /// How each issuer's keys are doing, in the config's order.
+    pub fn status(&self, now: Now) -> Vec<IssuerStatus> {
+        self.sources.iter().map(|source| source.status(now)).collect()
+    }
+
+    /// Verified tokens held, and their weight in bytes.
+    pub fn cached(&self) -> (u64, u64) {
+        self.cache.size()
+    }
+
+    /// Waits until each issuer's first fetch has ended, well or badly; after [`Identities::spawn`].
+    pub async fn fetched(&self) {
+        for source in &self.sources {
+            source.fetched().await;
+        }
+    }
+
+    fn decide(&self, request: &Request<'_>, now: Now, trace: &mut Trace, may_wait: bool) -> Identified {
+        let token = match credential::parse(request.authorization) {
+            Ok(Credential::None) => {
+                trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
+                return Identified::Known(Arc::clone(&self.anonymous));
+            }
+            Ok(Credential::Bearer(token)) => token,
+            Err(rejection) => {
+                return Identified::Rejected(rejected(trace, rejection, || "the Authorization field".to_owned()));
+            }
+        };
+        match self.cache.find(token.as_bytes(), now) {
+            Some(Ok(identity)) => {
+                trace.step(STAGE, Outcome::Pass, || "the same token was verified before, and still holds".to_owned());
+                return Identified::Known(identity);
+            }
+            Some(Err(rejection)) => {
+                return Identified::Rejected(rejected(trace, rejection, || "the same token, just before".to_owned()));
+            }
+            None => {}
+        }
+        match self.verify(token, now, trace, may_wait) {
+            Ok((identity, key, ends_at_s)) => {
+                let identity = Arc::new(identity);
+                self.cache.keep(token.as_bytes(), Arc::clone(&identity), key, ends_at_s, now);
+                Identified::Known(identity)
+            }
+            Err(Obstacle::Rejected(rejection)) => {
+                self.cache.keep_failed(token.as_bytes(), rejection, now);
+                Identified::Rejected(rejection)
+            }
+            Err(Obstacle::Wait(wait)) => {
+                trace.step(STAGE, Outcome::Note, || "the key is not here yet: its issuer is being asked".to_owned());
+                Identified::Wait(wait)
+            }
+        }
+    }
+
+    /// Gives the identity, the key that proved it, and the second at which it ends.
+    fn verify(
+        &self,
+        token: &str,
+        now: Now,
+        trace: &mut Trace,
+        may_wait: bool,
+    ) -> Result<(Identity, Arc<Key>, i64), Obstacle> {
+        let token =
+            token::read(token).map_err(|rejection| rejected(trace, rejection, || "reading the token".to_owned()))?;
+        let (issuer, source) = self.issuer_of(&token, trace)?;
+        if !issuer.algorithms.contains(&token.algorithm) {
+            return Err(rejected(trace, Rejection::AlgorithmNotAllowed, || {
+                format!("{} for issuer {}", token.algorithm.name(), issuer.name)
+            })
+            .into());
+        }
+        let key = find_key(&token, issuer, source, now, trace, may_wait)?;
+        if !key.verifies(token.signature, token.message, token.algorithm) {
+            return Err(rejected(trace, Rejection::SignatureInvalid, || format!("by {key:?}")).into());
+        }
+        trace.step(STAGE, Outcome::Pass, || format!("the signature holds, by {key:?}"));
+        let identity = claims::check(token.claims, issuer, &self.groups, now, trace)
+            .map_err(|rejection| rejected(trace, rejection, || format!("the claims, for issuer {}", issuer.name)))?;
+        let leeway_s = i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX);
+        let ends_at_s = identity.expires_at_s.saturating_add(leeway_s);
+        Ok((identity, key, ends_at_s))
+    }
+
+    /// The issuer that the token names. Its word is enough to pick whose keys to try, and for nothing else.
+    fn issuer_of(&self, token: &Token<'_>, trace: &mut Trace) -> Result<(&IssuerSettings, &Arc<KeySource>), Rejection> {
+        let iss = match token.claims.get("iss") {
+            None => return Err(rejected(trace, Rejection::ClaimMissing, || "iss".to_owned())),
+            Some(serde_json::Value::String(iss)) => iss,
+            Some(_) => return Err(rejected(trace, Rejection::ClaimMalformed, || "iss, expected a string".to_owned())),
+        };
+        let found = self.by_iss.get(iss).and_then(|i| Some((self.settings.issuers.get(*i)?, self.sources.get(*i)?)));
+        match found {
+            Some((issuer, source)) => {
+                trace.step(STAGE, Outcome::Pass, || format!("iss is issuer {}", issuer.name));
+                Ok((issuer, source))
+            }
+            None => Err(rejected(trace, Rejection::IssuerUnknown, || format!("iss {iss:?}"))),
+        }
+    }
+
+    fn source_of(&self, issuer: &IssuerSettings) -> Option<Arc<KeySource>> {
+        let index = self.settings.issuers.iter().position(|known| known == issuer)?;
+        self.sources.get(index).cloned()
+    }
+}
+
+/// Why there is no identity yet.
+enum Obstacle {
+    Rejected(Rejection),
+    Wait(KeyWait),
+}
+
+impl From<Rejection> for Obstacle {
+    fn from(rejection: Rejection) -> Obstacle {
+        Obstacle::Rejected(rejection)
+    }
+}
+
+fn find_key(
+    token: &Token<'_>,
+    issuer: &IssuerSettings,
+    source: &KeySource,
+    now: Now,
+    trace: &mut Trace,
+    may_wait: bool,
+) -> Result<Arc<Key>, Obstacle> {
+    let keys = source.keys();
+    let Some(keys) = &*keys else {
+        // Retries go on in the background at their own pace; a request only joins one.
+        return match source.under_way().filter(|_| may_wait) {
+            Some(wait) => Err(Obstacle::Wait(wait)),
+            None => Err(rejected(trace, Rejection::NoKeys, || format!("of issuer {}", issuer.name)).into()),
+        };
+    };
+    match keys.choose(token.kid.as_deref(), token.algorithm) {
+        Choice::Key(key) => Ok(key),
+        Choice::WrongAlgorithm => Err(rejected(trace, Rejection::AlgorithmNotAllowed, || {
+            format!("{} for the key named {:?}", token.algorithm.name(), token.kid)
+        })
+        .into()),
+        Choice::Ambiguous => {
+            Err(rejected(trace, Rejection::KeyUnknown, || "the token names none, and several would fit".to_owned())
+                .into())
+        }
+        Choice::Unknown => match may_wait.then(|| source.ask(now)).flatten() {
+            Some(wait) => Err(Obstacle::Wait(wait)),
+            None => Err(rejected(trace, Rejection::KeyUnknown, || format!("kid {:?}", token.kid)).into()),
+        },
+    }
+}
+
+fn pinned_keys(issuer: &IssuerSettings, error: &KeySetError) -> SetupError {
+    let reason = match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    SetupError::PinnedKeys { name: Arc::clone(&issuer.name), reason }
+}
+
+fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
+    trace.step(STAGE, Outcome::Fail, || format!("{}: {}", rejection.code(), about()));
+    rejection
+}
+
+const STAGE: &str = "identify";

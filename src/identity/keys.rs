@@ -1,0 +1,509 @@
+//! What may verify an issuer's tokens: a key set (RFC 7517), read key by key into records of our own.
+//!
+//! A record fixes the algorithms that its key may verify. The token's header can only name one of them; it never adds
+//! one, so an RSA key is no HMAC secret and an encryption key no signature key, whatever a token says.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RsaPublicKeyComponents, VerificationAlgorithm,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use serde_json::{Map, Value};
+
+use super::json;
+use super::settings::Algorithm;
+
+/// The usable keys of one issuer.
+#[derive(Debug)]
+pub(crate) struct KeySet {
+    keys: Vec<Arc<Key>>,
+}
+
+/// One usable public key.
+pub(crate) struct Key {
+    kid: Option<String>,
+    algorithms: Vec<Algorithm>,
+    material: Material,
+    decoding: DecodingKey,
+    live: AtomicBool,
+}
+
+/// A public key's numbers, big-endian; what makes two keys the same.
+#[derive(PartialEq, Eq)]
+enum Material {
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
+    /// An uncompressed point.
+    Ec(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+/// Which key a token's header leads to.
+pub(crate) enum Choice {
+    /// Exactly this one.
+    Key(Arc<Key>),
+    /// None yet: a newer set may have it.
+    Unknown,
+    /// The token names no key and several would fit. A newer set would not help.
+    Ambiguous,
+    /// The key it names is not for that algorithm.
+    WrongAlgorithm,
+}
+
+/// A member of `keys` that was left out, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Skipped {
+    /// Its place in the array.
+    pub(crate) index: usize,
+    /// What about it is not usable.
+    pub(crate) reason: SkipReason,
+}
+
+/// Why a key was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub(crate) enum SkipReason {
+    #[error("it is not an object")]
+    NotAnObject,
+    #[error("\"kty\" is not RSA, EC or OKP")]
+    KeyType,
+    #[error("a symmetric key never belongs in a key set that anyone can read")]
+    Symmetric,
+    #[error("it holds a private part, so it is no secret any more")]
+    Private,
+    #[error("\"use\" is not \"sig\"")]
+    Use,
+    #[error("\"key_ops\" does not include \"verify\"")]
+    KeyOps,
+    #[error("\"kid\" is not a string")]
+    Kid,
+    #[error("\"alg\" is not a signature algorithm for this type of key")]
+    Algorithm,
+    #[error("\"alg\" is not among the algorithms allowed for the issuer")]
+    AlgorithmNotAllowed,
+    #[error("the curve is not P-256, P-384 or Ed25519")]
+    Curve,
+    #[error("a number in it is missing or not base64url")]
+    Encoding,
+    #[error("the RSA modulus is not an odd number of 2048 to 8192 bits")]
+    Modulus,
+    #[error("the RSA exponent is not an odd number from 3 to 2^32 - 1")]
+    Exponent,
+    #[error("it is not a point on its curve, or not a valid key")]
+    Invalid,
+    #[error("an earlier key has the same \"kid\" and algorithm")]
+    Duplicate,
+}
+
+/// Why a key set is of no use.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub(crate) enum KeySetError {
+    #[error("the key set is larger than {BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("the key set is not one JSON object without duplicate members")]
+    Json(#[source] serde_json::Error),
+    #[error("the key set has no array \"keys\"")]
+    NoKeysMember,
+    #[error("the key set has {0} keys; at most {KEYS_MAX} are read")]
+    TooMany(usize),
+    #[error("the key set has no usable key{}", list(.0))]
+    NoneUsable(Vec<Skipped>),
+}
+
+impl KeySet {
+    /// Reads a key set. `allowed` are the algorithms that may be used at all; what was left out is told beside the set.
+    /// A set without a usable key is an error, so that it can never replace a good one.
+    pub(crate) fn parse(bytes: &[u8], allowed: &[Algorithm]) -> Result<(KeySet, Vec<Skipped>), KeySetError> {
+        if bytes.len() > BYTES_MAX {
+            return Err(KeySetError::TooLarge);
+        }
+        let document = json::object(bytes).map_err(KeySetError::Json)?;
+        let listed = document.get("keys").and_then(Value::as_array).ok_or(KeySetError::NoKeysMember)?;
+        if listed.len() > KEYS_MAX {
+            return Err(KeySetError::TooMany(listed.len()));
+        }
+        let mut keys: Vec<Arc<Key>> = Vec::new();
+        let mut skipped = Vec::new();
+        for (index, jwk) in listed.iter().enumerate() {
+            let admitted = admit(jwk, allowed).and_then(|key| {
+                // The first of two stays: both are the issuer's own, so neither is a danger, and dropping both would
+                // refuse every token over a slip that today breaks half of them at most.
+                if keys.iter().any(|earlier| earlier.clashes(&key)) { Err(SkipReason::Duplicate) } else { Ok(key) }
+            });
+            match admitted {
+                Ok(key) => keys.push(Arc::new(key)),
+                Err(reason) => skipped.push(Skipped { index, reason }),
+            }
+        }
+        if keys.is_empty() { Err(KeySetError::NoneUsable(skipped)) } else { Ok((KeySet { keys }, skipped)) }
+    }
+
+    /// This set with the records of `old` in place of identical keys, so that what they verified stays verified.
+    pub(crate) fn succeeding(mut self, old: &KeySet) -> KeySet {
+        for key in &mut self.keys {
+            if let Some(known) = old.keys.iter().find(|known| known.same(key) && known.is_live()) {
+                *key = Arc::clone(known);
+            }
+        }
+        self
+    }
+
+    /// Ends the life of every key of `old` that is not in this set: what they verified is verified no longer.
+    pub(crate) fn retire_missing(&self, old: &KeySet) {
+        for known in &old.keys {
+            if !self.keys.iter().any(|key| Arc::ptr_eq(key, known)) {
+                known.live.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether both hold the very same records.
+    pub(crate) fn same_keys(&self, other: &KeySet) -> bool {
+        self.keys.len() == other.keys.len() && self.keys.iter().zip(&other.keys).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
+    /// The key for a token that says `kid` and `algorithm`.
+    ///
+    /// A token without `kid` is verified only where exactly one key could have signed it: trying one after the other
+    /// would make its sender choose among keys that the issuer never meant to be interchangeable.
+    pub(crate) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> Choice {
+        let Some(kid) = kid else {
+            let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
+            return match (fitting.next(), fitting.next()) {
+                (Some(only), None) => Choice::Key(Arc::clone(only)),
+                (None, _) => Choice::Unknown,
+                (Some(_), Some(_)) => Choice::Ambiguous,
+            };
+        };
+        let mut named = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+        if named.peek().is_none() {
+            return Choice::Unknown;
+        }
+        named
+            .find(|key| key.algorithms.contains(&algorithm))
+            .map_or(Choice::WrongAlgorithm, |key| Choice::Key(Arc::clone(key)))
+    }
+
+    /// How many keys there are; never 0.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+impl Key {
+    /// Whether `signature` (base64url) over `message` was made with this key and `algorithm`. An algorithm that the
+    /// record does not list never verifies.
+    pub(crate) fn verifies(&self, signature: &str, message: &[u8], algorithm: Algorithm) -> bool {
+        self.algorithms.contains(&algorithm)
+            && jsonwebtoken::crypto::verify(signature, message, &self.decoding, of_jsonwebtoken(algorithm))
+                .unwrap_or(false)
+    }
+
+    /// Whether the key is still in its issuer's set.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    fn same(&self, other: &Key) -> bool {
+        self.kid == other.kid && self.algorithms == other.algorithms && self.material == other.material
+    }
+
+    /// Whether one `kid` and algorithm would mean both. Keys without `kid` are told apart by [`KeySet::choose`].
+    fn clashes(&self, other: &Key) -> bool {
+        match &self.kid {
+            Some(_) => self.kid == other.kid && self.algorithms.iter().any(|alg| other.algorithms.contains(alg)),
+            None => self.same(other),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("kid", &self.kid).field("algorithms", &self.algorithms).finish_non_exhaustive()
+    }
+}
+
+fn admit(jwk: &Value, allowed: &[Algorithm]) -> Result<Key, SkipReason> {
+    let jwk = jwk.as_object().ok_or(SkipReason::NotAnObject)?;
+    let kty = jwk.get("kty").and_then(Value::as_str).ok_or(SkipReason::KeyType)?;
+    if kty == "oct" {
+        return Err(SkipReason::Symmetric);
+    }
+    if PRIVATE_MEMBERS.iter().any(|member| jwk.contains_key(*member)) {
+        return Err(SkipReason::Private);
+    }
+    if jwk.get("use").is_some_and(|value| value != "sig") {
+        return Err(SkipReason::Use);
+    }
+    let verifies = |ops: &Value| ops.as_array().is_some_and(|ops| ops.iter().any(|op| op == "verify"));
+    if jwk.get("key_ops").is_some_and(|ops| !verifies(ops)) {
+        return Err(SkipReason::KeyOps);
+    }
+    let kid = match jwk.get("kid") {
+        None => None,
+        Some(Value::String(kid)) => Some(kid.clone()),
+        Some(_) => return Err(SkipReason::Kid),
+    };
+    let (material, of_type): (Material, &[Algorithm]) = match kty {
+        "RSA" => (rsa(jwk)?, &OF_RSA),
+        "EC" => match jwk.get("crv").and_then(Value::as_str) {
+            Some("P-256") => (point(jwk, 32, &ECDSA_P256_SHA256_FIXED)?, &[Algorithm::ES256]),
+            Some("P-384") => (point(jwk, 48, &ECDSA_P384_SHA384_FIXED)?, &[Algorithm::ES384]),
+            _ => return Err(SkipReason::Curve),
+        },
+        "OKP" if jwk.get("crv").is_some_and(|crv| crv == "Ed25519") => (ed25519(jwk)?, &[Algorithm::EdDSA]),
+        "OKP" => return Err(SkipReason::Curve),
+        _ => return Err(SkipReason::KeyType),
+    };
+    let declared = match jwk.get("alg") {
+        None => None,
+        Some(Value::String(name)) => {
+            let algorithm = Algorithm::parse(name).filter(|algorithm| of_type.contains(algorithm));
+            Some(algorithm.ok_or(SkipReason::Algorithm)?)
+        }
+        Some(_) => return Err(SkipReason::Algorithm),
+    };
+    let usable = |alg: &Algorithm| allowed.contains(alg) && declared.is_none_or(|declared| declared == *alg);
+    let algorithms: Vec<Algorithm> = of_type.iter().copied().filter(usable).collect();
+    if algorithms.is_empty() {
+        return Err(SkipReason::AlgorithmNotAllowed);
+    }
+    let decoding = match &material {
+        Material::Rsa { n, e } => DecodingKey::from_rsa_raw_components(n, e),
+        Material::Ec(point) => DecodingKey::from_ec_der(point),
+        Material::Ed25519(x) => DecodingKey::from_ed_der(x),
+    };
+    Ok(Key { kid, algorithms, material, decoding, live: AtomicBool::new(true) })
+}
+
+fn rsa(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
+    // RFC 7518, section 6.3.1, wants no leading zero octets; some issuers write one, which changes nothing.
+    let minimal = |mut bytes: Vec<u8>| {
+        let zeros = bytes.iter().take_while(|b| **b == 0).count();
+        bytes.drain(..zeros);
+        bytes
+    };
+    let (n, e) = (minimal(octets(jwk, "n")?), minimal(octets(jwk, "e")?));
+    let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
+    if !(2048..=8192).contains(&bits) || n.last().is_none_or(|last| last % 2 == 0) {
+        return Err(SkipReason::Modulus);
+    }
+    if e.is_empty() || e.len() > 4 || e == [1] || e.last().is_none_or(|last| last % 2 == 0) {
+        return Err(SkipReason::Exponent);
+    }
+    RsaPublicKeyComponents { n: &n, e: &e }
+        .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+        .map_err(|_| SkipReason::Invalid)?;
+    Ok(Material::Rsa { n, e })
+}
+
+/// `x` and `y` of full length (RFC 7518, section 6.2.1.2), on the curve.
+fn point(
+    jwk: &Map<String, Value>,
+    octets_each: usize,
+    verifier: &'static dyn VerificationAlgorithm,
+) -> Result<Material, SkipReason> {
+    let (x, y) = (octets(jwk, "x")?, octets(jwk, "y")?);
+    if x.len() != octets_each || y.len() != octets_each {
+        return Err(SkipReason::Invalid);
+    }
+    let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
+    ParsedPublicKey::new(verifier, &point).map_err(|_| SkipReason::Invalid)?;
+    Ok(Material::Ec(point))
+}
+
+fn ed25519(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
+    let x = octets(jwk, "x")?;
+    if x.len() != 32 {
+        return Err(SkipReason::Invalid);
+    }
+    ParsedPublicKey::new(&ED25519, &x).map_err(|_| SkipReason::Invalid)?;
+    Ok(Material::Ed25519(x))
+}
+
+fn octets(jwk: &Map<String, Value>, member: &str) -> Result<Vec<u8>, SkipReason> {
+    let text = jwk.get(member).and_then(Value::as_str).ok_or(SkipReason::Encoding)?;
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| SkipReason::Encoding)
+}
+
+fn of_jsonwebtoken(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+    match algorithm {
+        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+        Algorithm::RS384 => jsonwebtoken::Algorithm::RS384,
+        Algorithm::RS512 => jsonwebtoken::Algorithm::RS512,
+        Algorithm::PS256 => jsonwebtoken::Algorithm::PS256,
+        Algorithm::PS384 => jsonwebtoken::Algorithm::PS384,
+        Algorithm::PS512 => jsonwebtoken::Algorithm::PS512,
+        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::ES384 => jsonwebtoken::Algorithm::ES384,
+        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+    }
+}
+
+/// `; key 0: …; key 3: …`, at most eight of them: a log line, not an inventory.
+pub(crate) fn list(skipped: &[Skipped]) -> String {
+    let mut listed: String =
+        skipped.iter().take(8).map(|Skipped { index, reason }| format!("; key {index}: {reason}")).collect();
+    if skipped.len() > 8 {
+        listed.push_str(&format!("; and {} more", skipped.len() - 8));
+    }
+    listed
+}
+
+/// A set of 256 RSA keys of 4096 bits with two certificates each would be about this size; real sets are under 20 KiB.
+pub(crate) const BYTES_MAX: usize = 512 * 1024;
+
+/// Entra's set, which serves all tenants, has about ten.
+const KEYS_MAX: usize = 256;
+
+const OF_RSA: [Algorithm; 6] =
+    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+
+/// RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1; RFC 8037, section 2.
+const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{ED25519_A, P256_A, P256_B, P384_A, RSA_A, RSA_WEAK, with};
+    use super::*;
+    use serde_json::json;
+
+    fn parse(keys: Value) -> Result<(KeySet, Vec<Skipped>), KeySetError> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes(), &Algorithm::ALL)
+    }
+
+    #[test]
+    fn keys_are_admitted_one_by_one() {
+        let (rsa, p256, p384, ed) = (RSA_A.jwk("r"), P256_A.jwk("e"), P384_A.jwk("f"), ED25519_A.jwk("o"));
+        let ok = |algorithms: &[Algorithm]| Ok(algorithms.to_vec());
+        for (jwk, expected) in [
+            (rsa.clone(), ok(&OF_RSA)),
+            (with(&rsa, json!({"alg": "PS256"})), ok(&[Algorithm::PS256])),
+            (with(&rsa, json!({"use": "sig", "key_ops": ["verify"], "x5c": 1})), ok(&OF_RSA)),
+            (p256.clone(), ok(&[Algorithm::ES256])),
+            (p384.clone(), ok(&[Algorithm::ES384])),
+            (ed.clone(), ok(&[Algorithm::EdDSA])),
+            (json!("x"), Err(SkipReason::NotAnObject)),
+            (json!({}), Err(SkipReason::KeyType)),
+            (json!({"kty": "AKP"}), Err(SkipReason::KeyType)),
+            (json!({"kty": "oct", "k": "AAAA"}), Err(SkipReason::Symmetric)),
+            (with(&rsa, json!({"d": "AAAA"})), Err(SkipReason::Private)),
+            (with(&ed, json!({"d": null})), Err(SkipReason::Private)),
+            (with(&rsa, json!({"use": "enc"})), Err(SkipReason::Use)),
+            (with(&rsa, json!({"use": null})), Err(SkipReason::Use)),
+            (with(&rsa, json!({"key_ops": ["sign"]})), Err(SkipReason::KeyOps)),
+            (with(&rsa, json!({"key_ops": "verify"})), Err(SkipReason::KeyOps)),
+            (with(&rsa, json!({"kid": 1})), Err(SkipReason::Kid)),
+            (with(&rsa, json!({"alg": "HS256"})), Err(SkipReason::Algorithm)),
+            (with(&rsa, json!({"alg": "ES256"})), Err(SkipReason::Algorithm)),
+            (with(&rsa, json!({"alg": "RSA-OAEP"})), Err(SkipReason::Algorithm)),
+            (with(&rsa, json!({"alg": null})), Err(SkipReason::Algorithm)),
+            (with(&p256, json!({"alg": "ES384"})), Err(SkipReason::Algorithm)),
+            (with(&p256, json!({"crv": "P-521"})), Err(SkipReason::Curve)),
+            (with(&p256, json!({"crv": "P-384"})), Err(SkipReason::Invalid)),
+            (with(&p256, json!({"x": p256["y"], "y": p256["x"]})), Err(SkipReason::Invalid)),
+            (with(&p256, json!({"x": "AA"})), Err(SkipReason::Invalid)),
+            (with(&ed, json!({"crv": "X25519"})), Err(SkipReason::Curve)),
+            (with(&ed, json!({"x": "AAAA"})), Err(SkipReason::Invalid)),
+            (with(&ed, json!({"x": "AAA="})), Err(SkipReason::Encoding)),
+            (RSA_WEAK.clone(), Err(SkipReason::Modulus)),
+            (with(&rsa, json!({"n": null})), Err(SkipReason::Encoding)),
+            (with(&rsa, json!({"n": URL_SAFE_NO_PAD.encode([0xff; 1025])})), Err(SkipReason::Modulus)),
+            (with(&rsa, json!({"n": URL_SAFE_NO_PAD.encode([0xfe; 256])})), Err(SkipReason::Modulus)),
+            (with(&rsa, json!({"e": "AQ"})), Err(SkipReason::Exponent)),
+            (with(&rsa, json!({"e": "AAAA"})), Err(SkipReason::Exponent)),
+            (with(&rsa, json!({"e": "AQAA"})), Err(SkipReason::Exponent)),
+            (with(&rsa, json!({"e": "AQAAAAE"})), Err(SkipReason::Exponent)),
+        ] {
+            let admitted = admit(&jwk, &Algorithm::ALL).map(|key| key.algorithms);
+            assert_eq!(admitted, expected, "{jwk}");
+        }
+        let only_es = admit(&rsa, &[Algorithm::ES256]).map(|key| key.algorithms);
+        assert_eq!(only_es, Err(SkipReason::AlgorithmNotAllowed));
+    }
+
+    #[test]
+    fn a_bad_key_costs_only_itself_and_an_all_bad_set_is_an_error() {
+        let (set, skipped) = parse(json!([{"kty": "oct"}, RSA_A.jwk("r"), 1])).unwrap();
+        assert_eq!(set.len(), 1);
+        let told: Vec<_> = skipped.iter().map(|skipped| (skipped.index, skipped.reason)).collect();
+        assert_eq!(told, [(0, SkipReason::Symmetric), (2, SkipReason::NotAnObject)]);
+        for keys in [json!([]), json!([{"kty": "oct"}])] {
+            assert!(matches!(parse(keys), Err(KeySetError::NoneUsable(_))));
+        }
+        assert!(matches!(parse(json!({})), Err(KeySetError::NoKeysMember)));
+        assert!(matches!(parse(Value::Array(vec![json!(1); 257])), Err(KeySetError::TooMany(257))));
+        for text in ["<html>", r#"{"keys":[],"keys":[]}"#, r#"{"keys":["#] {
+            assert!(matches!(KeySet::parse(text.as_bytes(), &Algorithm::ALL), Err(KeySetError::Json(_))), "{text}");
+        }
+        let large = vec![b' '; BYTES_MAX + 1];
+        assert!(matches!(KeySet::parse(&large, &Algorithm::ALL), Err(KeySetError::TooLarge)));
+    }
+
+    #[test]
+    fn a_key_is_chosen_by_its_name_or_because_it_is_the_only_one() {
+        let (set, _) = parse(json!([P256_A.jwk("a"), P256_B.jwk("b"), P384_A.jwk("b"), RSA_A.jwk("r")])).unwrap();
+        let choice = |kid, algorithm| match set.choose(kid, algorithm) {
+            Choice::Key(key) => key.kid.clone().unwrap_or_default(),
+            Choice::Unknown => "unknown".to_owned(),
+            Choice::Ambiguous => "ambiguous".to_owned(),
+            Choice::WrongAlgorithm => "wrong".to_owned(),
+        };
+        for (kid, algorithm, expected) in [
+            (Some("a"), Algorithm::ES256, "a"),
+            (Some("b"), Algorithm::ES384, "b"),
+            (Some("A"), Algorithm::ES256, "unknown"),
+            (Some(""), Algorithm::ES256, "unknown"),
+            (Some("a"), Algorithm::RS256, "wrong"),
+            (None, Algorithm::ES256, "ambiguous"),
+            (None, Algorithm::PS384, "r"),
+            (None, Algorithm::EdDSA, "unknown"),
+        ] {
+            assert_eq!(choice(kid, algorithm), expected, "{kid:?} {algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_verifies_only_what_its_record_lists() {
+        let token = RSA_A.sign(Algorithm::PS256, "r", &json!({}));
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        for (jwk, expected) in [(RSA_A.jwk("r"), true), (with(&RSA_A.jwk("r"), json!({"alg": "RS256"})), false)] {
+            let key = admit(&jwk, &Algorithm::ALL).unwrap();
+            assert_eq!(key.verifies(signature, message.as_bytes(), Algorithm::PS256), expected, "{jwk}");
+        }
+    }
+
+    #[test]
+    fn of_two_keys_with_one_name_the_first_stays() {
+        let (set, skipped) = parse(json!([P256_A.jwk("a"), P256_B.jwk("a")])).unwrap();
+        assert_eq!(skipped, [Skipped { index: 1, reason: SkipReason::Duplicate }]);
+        let (first, _) = parse(json!([P256_A.jwk("a")])).unwrap();
+        assert!(set.keys[0].same(&first.keys[0]));
+    }
+
+    #[test]
+    fn a_key_lives_as_long_as_sets_hold_it() {
+        let (old, _) = parse(json!([P256_A.jwk("a"), P256_B.jwk("b")])).unwrap();
+        let (a, b) = (Arc::clone(&old.keys[0]), Arc::clone(&old.keys[1]));
+        let new = parse(json!([P384_A.jwk("c"), P256_A.jwk("a")])).unwrap().0.succeeding(&old);
+        new.retire_missing(&old);
+        assert!(Arc::ptr_eq(&new.keys[1], &a) && a.is_live());
+        assert!(!b.is_live());
+        // A key that comes back is a new record: what the old one verified was meant to be forgotten.
+        let back = parse(json!([P256_B.jwk("b")])).unwrap().0.succeeding(&old);
+        assert!(!Arc::ptr_eq(&back.keys[0], &b) && back.keys[0].is_live());
+        // The same name with another key is another key.
+        let other = parse(json!([P256_B.jwk("a")])).unwrap().0.succeeding(&new);
+        other.retire_missing(&new);
+        assert!(!a.is_live());
+    }
+}

@@ -1,0 +1,142 @@
+//! Why a credential did not become an identity: a closed list, with the words for each.
+
+/// Why a credential was refused. Every variant but [`Rejection::NoKeys`] is the caller's doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rejection {
+    /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
+    CredentialMalformed,
+    /// `Authorization` has a scheme other than `Bearer`.
+    CredentialUnsupported,
+    /// `Authorization` is longer than any value HAProxy could have received.
+    TokenTooLarge,
+    /// Not a compact JWS with a JSON header and a JSON object as payload (RFC 7515, section 7.1).
+    TokenMalformed,
+    /// A JWE. Decrypting proves nothing about who wrote it.
+    TokenEncrypted,
+    /// `typ` is neither absent nor one of a JWT used as an access token.
+    TokenType,
+    /// `alg` is `none`, an HMAC, unknown, not allowed for the issuer, or not what the named key is for.
+    AlgorithmNotAllowed,
+    /// `crit` names extensions, and none is understood here (RFC 7515, section 4.1.11).
+    CriticalHeader,
+    /// `iss` is not a configured issuer.
+    IssuerUnknown,
+    /// No key of the issuer fits the token's `kid`.
+    KeyUnknown,
+    /// The issuer's keys were never fetched. Ours, not the caller's.
+    NoKeys,
+    /// The signature is not by that key.
+    SignatureInvalid,
+    /// `exp` has passed.
+    TokenExpired,
+    /// `nbf` is yet to come.
+    TokenNotYetValid,
+    /// `iat` is in the future.
+    IssuedInFuture,
+    /// None of the token's audiences is ours.
+    AudienceMismatch,
+    /// A claim that must be there is absent.
+    ClaimMissing,
+    /// A claim has the wrong JSON type, or is empty where it must not be.
+    ClaimMalformed,
+    /// A claim that `require` fixes has another value.
+    ClaimMismatch,
+    /// The token is bound to a key (`cnf`, RFC 7800) and nobody proved to hold it.
+    ProofMissing,
+    /// A value that would leave in a variable has a control character in it.
+    IdentityUnsafe,
+}
+
+impl Rejection {
+    /// All of them, for tables in documentation and metrics.
+    pub const ALL: [Rejection; 21] = [
+        Rejection::CredentialMalformed,
+        Rejection::CredentialUnsupported,
+        Rejection::TokenTooLarge,
+        Rejection::TokenMalformed,
+        Rejection::TokenEncrypted,
+        Rejection::TokenType,
+        Rejection::AlgorithmNotAllowed,
+        Rejection::CriticalHeader,
+        Rejection::IssuerUnknown,
+        Rejection::KeyUnknown,
+        Rejection::NoKeys,
+        Rejection::SignatureInvalid,
+        Rejection::TokenExpired,
+        Rejection::TokenNotYetValid,
+        Rejection::IssuedInFuture,
+        Rejection::AudienceMismatch,
+        Rejection::ClaimMissing,
+        Rejection::ClaimMalformed,
+        Rejection::ClaimMismatch,
+        Rejection::ProofMissing,
+        Rejection::IdentityUnsafe,
+    ];
+
+    /// The `reason` code.
+    pub fn code(self) -> &'static str {
+        self.words().0
+    }
+
+    /// One sentence for `error_description` (RFC 6750, section 3): printable ASCII without `"` and `\`. It says nothing
+    /// about the token that its bearer could not have read in it.
+    pub fn description(self) -> &'static str {
+        self.words().1
+    }
+
+    /// Whether this is a failure of ours rather than a refusal of the caller.
+    pub fn is_failure(self) -> bool {
+        self == Rejection::NoKeys
+    }
+
+    /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
+    pub(crate) fn may_heal(self) -> bool {
+        matches!(
+            self,
+            Rejection::KeyUnknown | Rejection::NoKeys | Rejection::TokenNotYetValid | Rejection::IssuedInFuture
+        )
+    }
+
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Rejection::CredentialMalformed => ("credential_malformed", "The Authorization field is malformed"),
+            Rejection::CredentialUnsupported => ("credential_unsupported", "Only Bearer credentials are accepted"),
+            Rejection::TokenTooLarge => ("token_too_large", "The token is too large"),
+            Rejection::TokenMalformed => ("token_malformed", "The token is not a well-formed JWT"),
+            Rejection::TokenEncrypted => ("token_encrypted", "Encrypted tokens are not accepted"),
+            Rejection::TokenType => ("token_type", "The token is not of an accepted type"),
+            Rejection::AlgorithmNotAllowed => ("algorithm_not_allowed", "The token's algorithm is not allowed"),
+            Rejection::CriticalHeader => ("critical_header", "The token needs an extension that is not supported"),
+            Rejection::IssuerUnknown => ("issuer_unknown", "The token's issuer is not accepted"),
+            Rejection::KeyUnknown => ("key_unknown", "The token is signed with an unknown key"),
+            Rejection::NoKeys => ("no_keys", "The issuer's keys are not available yet"),
+            Rejection::SignatureInvalid => ("signature_invalid", "The token's signature is not valid"),
+            Rejection::TokenExpired => ("token_expired", "The token has expired"),
+            Rejection::TokenNotYetValid => ("token_not_yet_valid", "The token is not valid yet"),
+            Rejection::IssuedInFuture => ("issued_in_future", "The token was issued in the future"),
+            Rejection::AudienceMismatch => ("audience_mismatch", "The token is not meant for this resource"),
+            Rejection::ClaimMissing => ("claim_missing", "The token lacks a required claim"),
+            Rejection::ClaimMalformed => ("claim_malformed", "The token has a malformed claim"),
+            Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
+            Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
+            Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_distinct_and_fit_a_header() {
+        let codes: std::collections::HashSet<_> = Rejection::ALL.iter().map(|rejection| rejection.code()).collect();
+        assert_eq!(codes.len(), Rejection::ALL.len());
+        for rejection in Rejection::ALL {
+            assert!(rejection.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{rejection:?}");
+            // RFC 6750, section 3: %x20-21 / %x23-5B / %x5D-7E.
+            let fits = |b: u8| matches!(b, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+            assert!(rejection.description().bytes().all(fits), "{rejection:?}");
+        }
+    }
+}

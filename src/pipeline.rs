@@ -1,0 +1,378 @@
+//! The five verbs in order, and what happens when one of them cannot answer: fail open or closed is decided here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Now;
+use crate::decision::{Decision, DecisionId, LOG_TARGET, Reason, Summary};
+use crate::extract::{Malformed, extract};
+use crate::identity::{Identified, Identities, Identity, KeyWait, Rejection};
+use crate::limit::{Budget, Charges, Counted, Counters, Exceeded, OnFailure, State};
+use crate::policy::{Denial, Matched, Permit, Policy};
+use crate::request::Request;
+use crate::spop::Messages;
+use crate::trace::{Outcome, Trace};
+
+/// One config's worth of deciding. A reload makes another one and swaps it in between two decisions.
+pub struct Pipeline {
+    /// Who is calling.
+    pub identities: Identities,
+    /// Whether they may.
+    pub policy: Policy,
+    /// Whether they have any left; shared with the pipelines before and after a reload.
+    pub counters: Arc<Counters>,
+    /// Names decisions.
+    pub ids: Arc<DecisionIds>,
+    /// Every decision is made within this.
+    pub deadline: Duration,
+}
+
+/// Whoever answers questions: the connections know nothing else of what is behind them.
+pub trait Decide: Send + Sync {
+    /// Decides one NOTIFY.
+    fn decide(&self, messages: &Messages<'_>, now: Now) -> Step;
+
+    /// A decision that no stage made: the deadline passed, or one of them panicked.
+    fn without_stages(&self, reason: Reason, now: Now) -> Decision;
+
+    /// Every decision is made within this.
+    fn deadline(&self) -> Duration;
+}
+
+/// The pipeline in force. A reload stores another one between two decisions; what is being decided ends with the old.
+pub struct Live(ArcSwap<Pipeline>);
+
+impl Live {
+    /// Begins with `pipeline`.
+    pub fn new(pipeline: Pipeline) -> Live {
+        Live(ArcSwap::from_pointee(pipeline))
+    }
+
+    /// The pipeline in force.
+    pub fn pipeline(&self) -> Arc<Pipeline> {
+        self.0.load_full()
+    }
+
+    /// Puts another one in force.
+    pub fn store(&self, pipeline: Pipeline) {
+        self.0.store(Arc::new(pipeline));
+    }
+}
+
+impl Decide for Live {
+    fn decide(&self, messages: &Messages<'_>, now: Now) -> Step {
+        self.0.load().decide(messages, now)
+    }
+
+    fn without_stages(&self, reason: Reason, now: Now) -> Decision {
+        self.0.load().without_stages(reason, now)
+    }
+
+    fn deadline(&self) -> Duration {
+        self.0.load().deadline
+    }
+}
+
+/// A decision, or the promise of one.
+pub enum Step {
+    /// Decided without waiting.
+    Done(Decision),
+    /// Keys or counters must be asked.
+    Wait(Pin<Box<dyn Future<Output = Decision> + Send>>),
+}
+
+impl Pipeline {
+    /// Decides one NOTIFY. What needs no waiting is decided here and now; what must wait keeps a copy of the messages.
+    pub fn decide(self: &Arc<Self>, messages: &Messages<'_>, now: Now) -> Step {
+        let (asked, summary) = self.ask(messages, now, Patience::Waits, &mut Trace::off());
+        match asked {
+            Asked::Decided(decision) => Step::Done(decision),
+            Asked::Permitted(permit, identity) => self.count(permit, identity, now),
+            Asked::Wait(keys) => self.ask_again(keys, messages, now),
+        }
+        .about(summary)
+    }
+
+    /// The same for somebody who wants to know why: each check says itself, and limits are looked at, not charged.
+    pub async fn explain(&self, messages: &Messages<'_>, now: Now, trace: &mut Trace) -> Decision {
+        let mut asked = self.ask(messages, now, Patience::Waits, trace).0;
+        if let Asked::Wait(keys) = asked {
+            trace.step("identify", Outcome::Note, || "waiting for the issuer's keys".to_owned());
+            keys.await;
+            asked = self.ask(messages, now, Patience::Ended, trace).0;
+        }
+        let (permit, identity) = match asked {
+            Asked::Decided(decision) => return decision,
+            Asked::Permitted(permit, identity) => (permit, identity),
+            Asked::Wait(_) => return self.without_stages(Reason::Internal, now),
+        };
+        if permit.charges().is_empty() {
+            trace.step(COUNT, Outcome::Note, || "no limit applies".to_owned());
+            return Decision::allowed(self.ids.next(now), identity, &permit, Budget::default());
+        }
+        match self.counters.peek(permit.charges(), now).await {
+            Ok(counted) => {
+                let (outcome, states) = match &counted {
+                    Ok(budget) => (Outcome::Pass, &budget.states),
+                    Err(exceeded) => (Outcome::Fail, &exceeded.states),
+                };
+                for state in states {
+                    trace.step(COUNT, outcome, || left(state));
+                }
+                self.counted(&permit, identity, counted, now)
+            }
+            Err(failure) => {
+                trace.step(COUNT, Outcome::Fail, || format!("the counters cannot answer: {failure}"));
+                self.uncounted(&permit, identity, now)
+            }
+        }
+    }
+
+    /// What the policy says if `assumed` asks, limits aside. For tests that a config holds; proves nothing.
+    pub fn rehearse(&self, messages: &Messages<'_>, assumed: &Arc<Identity>, now: Now) -> Decision {
+        let mut trace = Trace::off();
+        let request = match extract(messages) {
+            Ok(request) => request,
+            Err(malformed) => return self.malformed(malformed, now),
+        };
+        let matched = match self.policy.find(&request, &mut trace) {
+            Ok(matched) => matched,
+            Err(denial) => return self.refused(denial, self.identities.anonymous(), now),
+        };
+        let identity = if matched.ignores_credentials() { self.identities.anonymous() } else { Arc::clone(assumed) };
+        match matched.authorize(&request, &identity, &mut trace) {
+            Ok(permit) => Decision::allowed(self.ids.next(now), identity, &permit, Budget::default()),
+            Err(denial) => self.refused(denial, identity, now),
+        }
+    }
+
+    /// Extract, identify, authorize: all that can be said before counting.
+    fn ask(
+        &self,
+        messages: &Messages<'_>,
+        now: Now,
+        patience: Patience,
+        trace: &mut Trace,
+    ) -> (Asked, Option<Box<Summary>>) {
+        let request = match extract(messages) {
+            Ok(request) => request,
+            Err(malformed) => {
+                trace.step("extract", Outcome::Fail, || malformed.to_string());
+                return (Asked::Decided(self.malformed(malformed, now)), None);
+            }
+        };
+        (self.ask_about(&request, now, patience, trace), summary(&request))
+    }
+
+    fn ask_about(&self, request: &Request<'_>, now: Now, patience: Patience, trace: &mut Trace) -> Asked {
+        let matched = match self.policy.find(request, trace) {
+            Ok(matched) => matched,
+            Err(denial) => return Asked::Decided(self.refused(denial, self.identities.anonymous(), now)),
+        };
+        let identity = match self.identify(request, &matched, now, patience, trace) {
+            Identified::Known(identity) => identity,
+            Identified::Rejected(rejection) => return Asked::Decided(self.rejected(rejection, matched.rule(), now)),
+            Identified::Wait(keys) => return Asked::Wait(keys),
+        };
+        match matched.authorize(request, &identity, trace) {
+            Ok(permit) => Asked::Permitted(permit, identity),
+            Err(denial) => Asked::Decided(self.refused(denial, identity, now)),
+        }
+    }
+
+    fn identify(
+        &self,
+        request: &Request<'_>,
+        matched: &Matched<'_>,
+        now: Now,
+        patience: Patience,
+        trace: &mut Trace,
+    ) -> Identified {
+        if matched.ignores_credentials() {
+            trace.step("identify", Outcome::Note, || "the rule says that credentials are not looked at".to_owned());
+            return Identified::Known(self.identities.anonymous());
+        }
+        match patience {
+            Patience::Waits => self.identities.identify(request, now, trace),
+            Patience::Ended => match self.identities.identify_again(request, now, trace) {
+                Ok(identity) => Identified::Known(identity),
+                Err(rejection) => Identified::Rejected(rejection),
+            },
+        }
+    }
+
+    /// Asks again, once, when the issuer's keys have been fetched or the deadline is near.
+    fn ask_again(self: &Arc<Self>, keys: KeyWait, messages: &Messages<'_>, now: Now) -> Step {
+        let pipeline = Arc::clone(self);
+        let bytes = messages.as_bytes().to_vec();
+        Step::Wait(Box::pin(async move {
+            // Half the deadline is left for the counters.
+            let _ = tokio::time::timeout(pipeline.deadline / 2, keys).await;
+            // They did decode a moment ago.
+            let Ok(messages) = Messages::decode(&bytes) else {
+                return pipeline.without_stages(Reason::Internal, now);
+            };
+            let step = match pipeline.ask(&messages, now, Patience::Ended, &mut Trace::off()).0 {
+                Asked::Decided(decision) => Step::Done(decision),
+                Asked::Permitted(permit, identity) => pipeline.count(permit, identity, now),
+                Asked::Wait(_) => Step::Done(pipeline.without_stages(Reason::Internal, now)),
+            };
+            match step {
+                Step::Done(decision) => decision,
+                Step::Wait(decision) => decision.await,
+            }
+        }))
+    }
+
+    fn count(self: &Arc<Self>, permit: Permit, identity: Arc<Identity>, now: Now) -> Step {
+        match self.counters.charge(permit.charges(), now, now.instant() + self.deadline) {
+            Counted::Now(counted) => Step::Done(self.counted(&permit, identity, counted, now)),
+            Counted::Failed(_) => Step::Done(self.uncounted(&permit, identity, now)),
+            Counted::Later(counted) => {
+                let pipeline = Arc::clone(self);
+                Step::Wait(Box::pin(async move {
+                    match counted.await {
+                        Ok(counted) => pipeline.counted(&permit, identity, counted, now),
+                        // The store has logged it, once an episode.
+                        Err(_) => pipeline.uncounted(&permit, identity, now),
+                    }
+                }))
+            }
+        }
+    }
+
+    fn counted(
+        &self,
+        permit: &Permit,
+        identity: Arc<Identity>,
+        counted: Result<Budget, Exceeded>,
+        now: Now,
+    ) -> Decision {
+        let id = self.ids.next(now);
+        match counted {
+            Ok(budget) => Decision::allowed(id, identity, permit, budget),
+            Err(exceeded) => Decision::throttled(id, identity, permit, exceeded),
+        }
+    }
+
+    /// The counters cannot answer: each limit says what then holds for it. One that says `deny` decides; the ones that
+    /// say `local` are enforced here, each agent its share; the ones that say `allow` are passed over.
+    fn uncounted(&self, permit: &Permit, identity: Arc<Identity>, now: Now) -> Decision {
+        let mut decision = if permit.charges().iter().any(|charge| charge.limit.on_failure == OnFailure::Deny) {
+            self.decision(Reason::StoreUnavailable, identity, now).by(Some(permit.rule()))
+        } else {
+            let local: Charges =
+                permit.charges().iter().filter(|charge| charge.limit.on_failure == OnFailure::Local).cloned().collect();
+            self.counted(permit, identity, self.counters.charge_share(&local, now), now)
+        };
+        decision.degraded = true;
+        // A share is not the limit: what remains of it would be untrue in a header.
+        decision.budget.states.clear();
+        decision
+    }
+
+    /// The credential of a request that `rule` would decide is not good.
+    pub fn rejected(&self, rejection: Rejection, rule: Option<&Arc<str>>, now: Now) -> Decision {
+        let reason = Reason::Rejected(rejection);
+        let mut decision = self.decision(reason, self.identities.anonymous(), now).by(rule);
+        decision.degraded = rejection.is_failure();
+        decision
+    }
+
+    fn refused(&self, denial: Denial, identity: Arc<Identity>, now: Now) -> Decision {
+        self.decision(Reason::Refused(denial.refusal), identity, now).by(denial.rule.as_ref())
+    }
+
+    fn malformed(&self, malformed: Malformed, now: Now) -> Decision {
+        let mut decision = self.decision(Reason::BadRequest, self.identities.anonymous(), now);
+        decision.summary = Some(Box::new(Summary { problem: Some(malformed.to_string()), ..Summary::default() }));
+        decision
+    }
+
+    /// A decision that no stage made: the deadline passed, or one of them panicked.
+    pub fn without_stages(&self, reason: Reason, now: Now) -> Decision {
+        let mut decision = self.decision(reason, self.identities.anonymous(), now);
+        decision.degraded = true;
+        decision
+    }
+
+    fn decision(&self, reason: Reason, identity: Arc<Identity>, now: Now) -> Decision {
+        Decision::new(self.ids.next(now), reason, identity)
+    }
+}
+
+/// What is known before counting.
+enum Asked {
+    Decided(Decision),
+    Permitted(Permit, Arc<Identity>),
+    Wait(KeyWait),
+}
+
+/// Whether a request may still wait for keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    Ended,
+}
+
+impl Step {
+    /// Adds what was asked, when it is known.
+    fn about(self, summary: Option<Box<Summary>>) -> Step {
+        let Some(summary) = summary else { return self };
+        match self {
+            Step::Done(mut decision) => {
+                decision.summary = Some(summary);
+                Step::Done(decision)
+            }
+            Step::Wait(decision) => Step::Wait(Box::pin(async move {
+                let mut decision = decision.await;
+                decision.summary = Some(summary);
+                decision
+            })),
+        }
+    }
+}
+
+/// What was asked, only where the decision log will be written.
+fn summary(request: &Request<'_>) -> Option<Box<Summary>> {
+    if !tracing::enabled!(target: LOG_TARGET, tracing::Level::INFO) {
+        return None;
+    }
+    Some(Box::new(Summary {
+        method: Summary::printable(request.method.as_bytes()),
+        host: Summary::printable(request.host.as_bytes()),
+        path: Summary::printable(request.path),
+        src: request.src.map(|src| src.to_string()).unwrap_or_default(),
+        request_id: request.id.map(Summary::printable).unwrap_or_default(),
+        problem: None,
+    }))
+}
+
+/// Where decision identifiers come from.
+#[derive(Debug)]
+pub struct DecisionIds {
+    process: u32,
+    count: AtomicU32,
+}
+
+impl DecisionIds {
+    /// `process` should be random, so that two agents of the same second differ.
+    pub fn new(process: u32) -> DecisionIds {
+        DecisionIds { process, count: AtomicU32::new(0) }
+    }
+
+    fn next(&self, now: Now) -> DecisionId {
+        DecisionId::new(now.unix_s(), self.process, self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+fn left(state: &State) -> String {
+    format!("limit `{}`: {} could pass now, whole again in {:?}", state.limit.name, state.remaining, state.reset)
+}
+
+const COUNT: &str = "count";

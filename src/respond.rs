@@ -1,0 +1,216 @@
+//! Decision -> actions. The only file that knows variable names and HTTP statuses.
+//!
+//! Order matters: HAProxy applies a malformed or cut ACK up to the bad action and reports no error. So identity comes
+//! first and the verdict last; a request without a verdict is let through by no shipped config.
+
+use std::fmt::Write;
+
+use smallvec::SmallVec;
+
+use crate::decision::{Decision, Reason, Verdict};
+use crate::identity::Rejection;
+use crate::limit::State;
+use crate::policy::Refusal;
+use crate::spop::{Action, Scope, TypedData};
+
+/// Texts that are put together for one answer; kept between answers so that their memory is.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    challenge: String,
+    ratelimit: String,
+    ratelimit_policy: String,
+}
+
+/// The actions of one ACK.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// In the order they must stand.
+    pub actions: SmallVec<[Action<'a>; VARIABLES_MAX]>,
+    /// Variables were sent empty because the ACK has no room for them.
+    pub trimmed: bool,
+}
+
+/// Writes the answer to `decision` into at most `action_bytes_max` bytes.
+///
+/// Every identity variable that has no value is set empty, so that nothing of an earlier event of the same transaction
+/// survives. What has no room is sent empty too, least important first, the verdict never; `degraded` says so.
+pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a mut Scratch) -> Answer<'a> {
+    scratch.write(decision);
+    let scratch = &*scratch;
+    let verdict = decision.verdict();
+    let identity = &*decision.identity;
+    let mut variables: SmallVec<[Variable<'a>; VARIABLES_MAX]> = SmallVec::new();
+
+    for (name, value, weight) in [
+        ("user", &identity.user, Weight::Who),
+        ("subject", &identity.subject, Weight::Who),
+        ("groups", &identity.groups_joined, Weight::May),
+        ("issuer", &identity.issuer, Weight::About),
+        ("client_id", &identity.client_id, Weight::About),
+        ("email", &identity.email, Weight::Nice),
+        ("name", &identity.name, Weight::Nice),
+    ] {
+        variables.push(Variable::text(name, value, weight));
+    }
+    let mut some_text = |name, value: &'a str, weight| {
+        if !value.is_empty() {
+            variables.push(Variable::text(name, value, weight));
+        }
+    };
+    some_text("backend", decision.backend.as_deref().unwrap_or_default(), Weight::May);
+    some_text("rule", decision.rule.as_deref().unwrap_or_default(), Weight::Why);
+    some_text("limit", decision.limit.as_deref().unwrap_or_default(), Weight::Why);
+    some_text("decision_id", decision.id.as_str(), Weight::Why);
+    some_text("challenge", &scratch.challenge, Weight::May);
+    some_text("ratelimit", &scratch.ratelimit, Weight::Nice);
+    some_text("ratelimit_policy", &scratch.ratelimit_policy, Weight::Nice);
+    if let Some(remaining) = decision.budget.states.iter().map(|state| state.remaining).min() {
+        let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
+        variables.push(Variable::new("limit_remaining", TypedData::Int64(remaining), Weight::Nice));
+    }
+    if let Some(wait) = decision.retry_after {
+        variables.push(Variable::new("retry_after", TypedData::Int64(whole_seconds(wait).max(1)), Weight::Always));
+    }
+    variables.push(Variable::text("reason", decision.reason.code(), Weight::Always));
+    let degraded = variables.len();
+    variables.push(Variable::new("degraded", TypedData::Bool(decision.degraded), Weight::Always));
+    variables.push(Variable::new("status", TypedData::Int64(status(&decision.reason)), Weight::Always));
+    variables.push(Variable::new("allow", TypedData::Bool(verdict == Verdict::Allow), Weight::Always));
+    variables.push(Variable::text("verdict", verdict.name(), Weight::Always));
+
+    let trimmed = trim(&mut variables, action_bytes_max);
+    if trimmed && let Some(variable) = variables.get_mut(degraded) {
+        // As long as before: a boolean is one byte.
+        variable.value = TypedData::Bool(true);
+    }
+    Answer { actions: variables.iter().map(Variable::action).collect(), trimmed }
+}
+
+/// The HTTP status that goes with a reason.
+pub fn status(reason: &Reason) -> i64 {
+    match (reason.verdict(), reason) {
+        (Verdict::Allow, _) => 200,
+        (Verdict::Challenge, _) => 401,
+        (Verdict::Deny, Reason::Refused(Refusal::PathAmbiguous(_))) => 400,
+        (Verdict::Deny, _) => 403,
+        (Verdict::Throttle, _) => 429,
+        (Verdict::Error, Reason::BadRequest) => 400,
+        (Verdict::Error, _) => 503,
+    }
+}
+
+/// Most important first; what has no room goes from the back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// HAProxy's own rules read it.
+    Always,
+    /// Who the caller is.
+    Who,
+    /// What they may do and where they go.
+    May,
+    /// For the log.
+    Why,
+    /// More about the caller.
+    About,
+    /// What a caller can do without.
+    Nice,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Variable<'a> {
+    name: &'static str,
+    value: TypedData<'a>,
+    weight: Weight,
+}
+
+impl<'a> Variable<'a> {
+    fn new(name: &'static str, value: TypedData<'a>, weight: Weight) -> Variable<'a> {
+        Variable { name, value, weight }
+    }
+
+    fn text(name: &'static str, value: &'a str, weight: Weight) -> Variable<'a> {
+        Variable::new(name, TypedData::Str(value.as_bytes()), weight)
+    }
+
+    fn action(&self) -> Action<'a> {
+        Action::SetVar { scope: Scope::Transaction, name: self.name, value: self.value }
+    }
+}
+
+/// Empties the least important variables until the rest fits, the longest of a weight first; says whether it had to.
+fn trim(variables: &mut [Variable<'_>], bytes_max: usize) -> bool {
+    let len = |variable: &Variable<'_>| variable.action().encoded_len();
+    let mut total: usize = variables.iter().map(len).sum();
+    if total <= bytes_max {
+        return false;
+    }
+    for weight in [Weight::Nice, Weight::About, Weight::Why, Weight::May, Weight::Who] {
+        while total > bytes_max {
+            let of_weight = variables.iter_mut().filter(|variable| variable.weight == weight);
+            let longest = of_weight.max_by_key(|variable| variable.action().encoded_len());
+            let Some(longest) = longest.filter(|variable| variable.value != EMPTY) else { break };
+            let before = longest.action().encoded_len();
+            longest.value = EMPTY;
+            total -= before - longest.action().encoded_len().min(before);
+        }
+    }
+    true
+}
+
+const EMPTY: TypedData<'static> = TypedData::Str(b"");
+
+/// The variables of design.md, section 1.3.
+const VARIABLES_MAX: usize = 24;
+
+/// Rounded up: a caller that waits this long is never early.
+fn whole_seconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+impl Scratch {
+    fn write(&mut self, decision: &Decision) {
+        self.challenge.clear();
+        self.ratelimit.clear();
+        self.ratelimit_policy.clear();
+        challenge(&decision.reason, &mut self.challenge);
+        for state in &decision.budget.states {
+            self.limit(state);
+        }
+    }
+
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4): lists of named
+    /// items with quota and window, and with what remains and when it is whole again.
+    fn limit(&mut self, state: &State) {
+        for text in [&mut self.ratelimit, &mut self.ratelimit_policy] {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+        }
+        let name = &state.limit.name;
+        let window = whole_seconds(std::time::Duration::from_micros(state.quota.period_us()));
+        // Writing to a String cannot fail.
+        let _ = write!(self.ratelimit, "\"{name}\";r={};t={}", state.remaining, whole_seconds(state.reset));
+        let _ = write!(self.ratelimit_policy, "\"{name}\";q={};w={window}", state.quota.count());
+    }
+}
+
+/// A whole `WWW-Authenticate` value (RFC 6750, section 3), where one belongs.
+fn challenge(reason: &Reason, out: &mut String) {
+    const REALM: &str = "Bearer realm=\"tollgate\"";
+    match reason {
+        Reason::Refused(Refusal::CredentialMissing) | Reason::Rejected(Rejection::CredentialUnsupported) => {
+            // Section 3.1: no error code where no (bearer) credential was presented.
+            out.push_str(REALM);
+        }
+        Reason::Rejected(rejection) if reason.verdict() == Verdict::Challenge => {
+            let error = if *rejection == Rejection::CredentialMalformed { "invalid_request" } else { "invalid_token" };
+            let description = rejection.description();
+            let _ = write!(out, "{REALM}, error=\"{error}\", error_description=\"{description}\"");
+        }
+        Reason::Refused(Refusal::ScopeMissing(scopes)) => {
+            // Scope tokens hold neither quotes nor backslashes (RFC 6749, section 3.3); the config checks that.
+            let _ = write!(out, "{REALM}, error=\"insufficient_scope\", scope=\"{scopes}\"");
+        }
+        _ => {}
+    }
+}

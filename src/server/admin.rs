@@ -1,0 +1,172 @@
+//! The operator's side: `/livez`, `/readyz`, `/metrics`, `/status`. Read-only, and never on the SPOP port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+use tracing_appender::non_blocking::ErrorCounter;
+
+use super::settings::AdminSettings;
+use super::socket::Listener;
+use crate::clock::{Clock, Now};
+use crate::pipeline::Live;
+use crate::telemetry::{IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
+
+/// What the admin side shows.
+pub struct Admin {
+    /// The pipeline in force.
+    pub live: Arc<Live>,
+    /// The metrics.
+    pub telemetry: Telemetry,
+    /// The time.
+    pub clock: Clock,
+    /// When the agent started.
+    pub started: Now,
+    /// Counts log lines that were dropped.
+    pub log_dropped: Option<ErrorCounter>,
+    /// Cancelled once the agent drains: not ready any more.
+    pub stop: CancellationToken,
+}
+
+/// Serves the admin side on `listener` until `until` is cancelled.
+pub async fn serve(
+    listener: Listener,
+    settings: AdminSettings,
+    admin: Admin,
+    until: CancellationToken,
+) -> std::io::Result<()> {
+    let state = Arc::new(Guarded { admin, settings });
+    let router = Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        // Nothing here takes a body, and nothing takes long.
+        .layer(RequestBodyLimitLayer::new(1024))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5)))
+        .with_state(state);
+    let done = async move { until.cancelled().await };
+    match listener {
+        Listener::Tcp(listener) => axum::serve(listener, router).with_graceful_shutdown(done).await,
+        Listener::Unix(listener, unlink) => {
+            let served = axum::serve(listener, router).with_graceful_shutdown(done).await;
+            drop(unlink);
+            served
+        }
+    }
+}
+
+struct Guarded {
+    admin: Admin,
+    settings: AdminSettings,
+}
+
+async fn readyz(State(state): State<Arc<Guarded>>) -> Response {
+    let (ready, body) = readiness(&state.admin);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(state): State<Arc<Guarded>>, headers: HeaderMap) -> Response {
+    if let Some(refused) = refuse(&state.settings, &headers) {
+        return refused;
+    }
+    let text = state.admin.telemetry.render(snapshot(&state.admin));
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+async fn status(State(state): State<Arc<Guarded>>, headers: HeaderMap) -> Response {
+    if let Some(refused) = refuse(&state.settings, &headers) {
+        return refused;
+    }
+    let admin = &state.admin;
+    let pipeline = admin.live.pipeline();
+    let (ready, parts) = readiness(admin);
+    let uptime = admin.clock.now().instant().saturating_duration_since(admin.started.instant());
+    let rules: Vec<_> = pipeline.policy.rules.iter().map(|rule| &*rule.name).collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": uptime.as_secs(),
+        "ready": ready,
+        "parts": parts,
+        "rules": rules,
+        "deadline_ms": u64::try_from(pipeline.deadline.as_millis()).unwrap_or(u64::MAX),
+    }))
+    .into_response()
+}
+
+/// With a token configured, only its bearer may look; compared in constant time.
+fn refuse(settings: &AdminSettings, headers: &HeaderMap) -> Option<Response> {
+    let expected = settings.token.as_ref()?;
+    let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let good = presented.is_some_and(|presented| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(presented, expected.expose().as_bytes()).is_ok()
+    });
+    if good {
+        return None;
+    }
+    Some((StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer realm=\"tollgate-admin\"")]).into_response())
+}
+
+/// Each part by name, and whether all of them are ready.
+fn readiness(admin: &Admin) -> (bool, Value) {
+    let pipeline = admin.live.pipeline();
+    let now = admin.clock.now();
+    let mut ready = !admin.stop.is_cancelled();
+    let mut issuers = Map::new();
+    for issuer in pipeline.identities.status(now) {
+        let has_keys = issuer.has_keys;
+        ready &= has_keys;
+        let mut part = json!({ "ready": has_keys, "keys": issuer.keys });
+        if let Some(error) = &issuer.last_error {
+            part["error"] = json!(error);
+        }
+        issuers.insert(issuer.name.to_string(), part);
+    }
+    let mut body = json!({ "ready": ready, "draining": admin.stop.is_cancelled(), "issuers": issuers });
+    if let Some(store) = pipeline.counters.status() {
+        ready &= store.reachable;
+        let mut part = json!({ "ready": store.reachable });
+        if let Some(error) = &store.last_error {
+            part["error"] = json!(error);
+        }
+        body["redis"] = part;
+        body["ready"] = json!(ready);
+    }
+    (ready, body)
+}
+
+fn snapshot(admin: &Admin) -> Snapshot {
+    let pipeline = admin.live.pipeline();
+    let memory = pipeline.counters.memory_figures();
+    Snapshot {
+        issuers: pipeline
+            .identities
+            .status(admin.clock.now())
+            .into_iter()
+            .map(|issuer| IssuerSnapshot {
+                name: issuer.name.to_string(),
+                keys: issuer.keys as u64,
+                age_s: issuer.age_s,
+                fetches: issuer.fetches,
+                failures: issuer.failures,
+            })
+            .collect(),
+        store: pipeline
+            .counters
+            .status()
+            .map(|store| StoreSnapshot { reachable: store.reachable, episodes: store.episodes }),
+        memory_counters: memory.live,
+        memory_counters_evicted: memory.evicted_live,
+        tokens_cached: pipeline.identities.cached().0,
+        log_lines_dropped: admin.log_dropped.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64),
+    }
+}

@@ -1,0 +1,354 @@
+//! What an operator sees: log lines and metrics. The only file that knows metric names.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::decision::{Decision, LOG_TARGET};
+
+/// Log lines for people or for machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Keeps the log's writer alive; what is still queued is written when it is dropped.
+#[derive(Debug)]
+pub struct LogGuard {
+    _worker: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+/// Sends log lines to standard error from a thread of its own: a full disk or a stopped reader costs lines, which are
+/// counted, and never a decision.
+pub fn init_log(format: LogFormat, directives: &str) -> Result<LogGuard, LogError> {
+    // 8,192 lines of half a kilobyte are 4 MiB at most.
+    const LINES_MAX: usize = 8192;
+    let filter = EnvFilter::try_new(directives)
+        .map_err(|source| LogError::Directives { directives: directives.to_owned(), source })?;
+    let colour = std::io::stderr().is_terminal();
+    let (writer, worker) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).finish(std::io::stderr());
+    let dropped = writer.error_counter();
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
+    match format {
+        LogFormat::Text => registry.with(layer.compact()).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    }
+    .map_err(|source| LogError::Installed { source })?;
+    Ok(LogGuard { _worker: worker, dropped })
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `--log` is not a list of directives.
+    #[error("`{directives}` is no log filter; expected something like `info` or `tollgate=debug,info`")]
+    Directives {
+        /// As given.
+        directives: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// There is one already.
+    #[error("a log is installed already")]
+    Installed {
+        /// What said so.
+        source: tracing_subscriber::util::TryInitError,
+    },
+}
+
+/// Counts what happens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Telemetry(Arc<Metrics>);
+
+#[derive(Debug)]
+struct Metrics {
+    decisions: Family<DecisionLabels, Counter>,
+    latency: Histogram,
+    trimmed: Counter,
+    panics: Counter,
+    late: Counter,
+    protocol_errors: Counter,
+    connections: Gauge,
+    connections_total: Counter,
+    connections_refused: Counter,
+    reload_ok: Gauge,
+    reloads: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    verdict: &'static str,
+    reason: &'static str,
+    // Rules come from the config, so there are as many of these as rules, whatever callers send.
+    rule: Arc<str>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        Telemetry(Arc::new(Metrics {
+            decisions: Family::default(),
+            // 10 µs to 164 ms by doubling: the deadline of 40 ms lies well inside.
+            latency: Histogram::new(exponential_buckets(10e-6, 2.0, 15)),
+            trimmed: Counter::default(),
+            panics: Counter::default(),
+            late: Counter::default(),
+            protocol_errors: Counter::default(),
+            connections: Gauge::default(),
+            connections_total: Counter::default(),
+            connections_refused: Counter::default(),
+            reload_ok: {
+                let ok = Gauge::default();
+                ok.set(1);
+                ok
+            },
+            reloads: Counter::default(),
+        }))
+    }
+}
+
+impl Telemetry {
+    /// A decision left: counts it and writes its line.
+    pub fn decided(&self, decision: &Decision, latency: Duration) {
+        let labels = DecisionLabels {
+            verdict: decision.verdict().name(),
+            reason: decision.reason.code(),
+            rule: decision.rule.clone().unwrap_or_else(|| Arc::from("")),
+        };
+        self.0.decisions.get_or_create(&labels).inc();
+        self.0.latency.observe(latency.as_secs_f64());
+        let Some(summary) = &decision.summary else { return };
+        let identity = &decision.identity;
+        tracing::info!(
+            target: LOG_TARGET,
+            decision_id = decision.id.as_str(),
+            verdict = labels.verdict,
+            reason = labels.reason,
+            rule = &*labels.rule,
+            limit = decision.limit.as_deref().unwrap_or_default(),
+            user = identity.user,
+            issuer = &*identity.issuer_name,
+            groups = identity.groups_joined,
+            method = summary.method,
+            host = summary.host,
+            path = summary.path,
+            src = summary.src,
+            request_id = summary.request_id,
+            problem = summary.problem.as_deref().unwrap_or_default(),
+            degraded = decision.degraded,
+            latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
+            "decision"
+        );
+    }
+
+    /// Variables had no room in an ACK.
+    pub fn trimmed(&self) {
+        self.0.trimmed.inc();
+    }
+
+    /// A decision panicked and was caught.
+    pub fn panicked(&self) {
+        self.0.panics.inc();
+    }
+
+    /// A decision was not made in time.
+    pub fn late(&self) {
+        self.0.late.inc();
+    }
+
+    /// A peer broke the protocol.
+    pub fn protocol_error(&self) {
+        self.0.protocol_errors.inc();
+    }
+
+    /// A connection came; it is counted until the value is dropped.
+    pub fn connected(&self) -> Connected {
+        self.0.connections.inc();
+        self.0.connections_total.inc();
+        Connected(self.0.connections.clone())
+    }
+
+    /// A peer was not let in.
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
+    /// The config was read again.
+    pub fn reloaded(&self, ok: bool) {
+        self.0.reloads.inc();
+        self.0.reload_ok.set(i64::from(ok));
+    }
+
+    /// Everything in OpenMetrics text; `snapshot` is what others count, as of now.
+    pub fn render(&self, snapshot: Snapshot) -> String {
+        let metrics = &*self.0;
+        let mut registry = Registry::with_prefix("tollgate");
+        registry.register("decisions", "Decisions by verdict, reason and rule", metrics.decisions.clone());
+        registry.register(
+            "decision_duration_seconds",
+            "From the NOTIFY's last byte to its ACK being ready",
+            metrics.latency.clone(),
+        );
+        registry.register("acks_trimmed", "ACKs that had no room for every variable", metrics.trimmed.clone());
+        registry.register("panics", "Decisions that panicked; each got an error verdict", metrics.panics.clone());
+        registry.register("decisions_late", "Decisions that passed their deadline", metrics.late.clone());
+        registry.register("protocol_errors", "Connections ended for breaking SPOP", metrics.protocol_errors.clone());
+        registry.register("connections", "Open SPOP connections", metrics.connections.clone());
+        registry.register("connections_opened", "SPOP connections opened", metrics.connections_total.clone());
+        registry.register(
+            "connections_refused",
+            "Peers not let in, by address or number",
+            metrics.connections_refused.clone(),
+        );
+        registry.register("config_reloads", "Times the config was read again", metrics.reloads.clone());
+        registry.register(
+            "config_last_reload_ok",
+            "1 unless the last reload was refused and the old config stayed",
+            metrics.reload_ok.clone(),
+        );
+        registry.register_collector(Box::new(snapshot));
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = text::encode(&mut out, &registry);
+        out
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Connected(Gauge<i64, AtomicI64>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What other modules count themselves, read when somebody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Each issuer.
+    pub issuers: Vec<IssuerSnapshot>,
+    /// The shared counters, where there are any.
+    pub store: Option<StoreSnapshot>,
+    /// Counters in this process's memory.
+    pub memory_counters: u64,
+    /// Counters that were forgotten before they were full again, for want of memory.
+    pub memory_counters_evicted: u64,
+    /// Verified tokens in the cache.
+    pub tokens_cached: u64,
+    /// Log lines dropped.
+    pub log_lines_dropped: u64,
+}
+
+/// One issuer's keys.
+#[derive(Clone, Debug)]
+pub struct IssuerSnapshot {
+    /// The config's name for it.
+    pub name: String,
+    /// Usable keys.
+    pub keys: u64,
+    /// Age of the key set in seconds; `None` before the first.
+    pub age_s: Option<u64>,
+    /// Fetches tried.
+    pub fetches: u64,
+    /// Fetches that failed.
+    pub failures: u64,
+}
+
+/// The shared counters.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreSnapshot {
+    /// Whether it answers.
+    pub reachable: bool,
+    /// How often it stopped answering.
+    pub episodes: u64,
+}
+
+impl LogGuard {
+    /// Lines that were dropped because nobody read them.
+    pub fn lines_dropped(&self) -> u64 {
+        self.dropped.dropped_lines() as u64
+    }
+
+    /// A way to ask that outlives the borrow.
+    pub fn dropped(&self) -> ErrorCounter {
+        self.dropped.clone()
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        type Value = fn(&IssuerSnapshot) -> Option<u64>;
+        let of_issuers: [(&str, &str, Value); 3] = [
+            ("issuer_ready", "1 where the issuer has keys", |issuer| Some(u64::from(issuer.keys > 0))),
+            ("issuer_keys", "Usable keys of the issuer", |issuer| Some(issuer.keys)),
+            ("issuer_keys_age_seconds", "Since the keys were fetched", |issuer| issuer.age_s),
+        ];
+        for (name, help, value) in of_issuers {
+            let probe = gauge(0);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for issuer in &self.issuers {
+                let Some(value) = value(issuer) else { continue };
+                gauge(value).encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
+            }
+        }
+        let counted: [(&str, &str, fn(&IssuerSnapshot) -> u64); 2] = [
+            ("issuer_key_fetches", "Key set fetches tried", |issuer| issuer.fetches),
+            ("issuer_key_fetch_failures", "Key set fetches that failed", |issuer| issuer.failures),
+        ];
+        for (name, help, value) in counted {
+            let probe = ConstCounter::new(0u64);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for issuer in &self.issuers {
+                let labels = [("issuer", issuer.name.as_str())];
+                ConstCounter::new(value(issuer)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        if let Some(store) = self.store {
+            let up = gauge(u64::from(store.reachable));
+            up.encode(encoder.encode_descriptor("store_up", "1 while Redis answers", None, up.metric_type())?)?;
+            let episodes = ConstCounter::new(store.episodes);
+            let help = "Times Redis stopped answering";
+            episodes.encode(encoder.encode_descriptor("store_outages", help, None, episodes.metric_type())?)?;
+        }
+        for (name, help, value) in [
+            ("memory_counters", "Limit counters in memory", self.memory_counters),
+            ("tokens_cached", "Verified tokens in the cache", self.tokens_cached),
+        ] {
+            let value = gauge(value);
+            value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+        }
+        for (name, help, value) in [
+            (
+                "memory_counters_evicted",
+                "Limit counters forgotten before they were full again, for want of memory",
+                self.memory_counters_evicted,
+            ),
+            ("log_lines_dropped", "Log lines dropped because nobody read them", self.log_lines_dropped),
+        ] {
+            let value: ConstCounter<u64> = ConstCounter::new(value);
+            value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! Request + token + state -> decision, at the pipeline's boundary: what HAProxy would be told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+use tollgate::clock::Clock;
+use tollgate::config;
+use tollgate::identity::Identities;
+use tollgate::limit::Counters;
+use tollgate::pipeline::{DecisionIds, Pipeline, Step};
+use tollgate::respond::{Scratch, respond};
+use tollgate::spop::engine::request_payload;
+use tollgate::spop::{Action, Messages, TypedData};
+
+const NOW_S: u64 = 1_800_000_000;
+
+/// A pipeline with a pinned key, a clock that the test moves, and what HAProxy would be told.
+struct Bench {
+    pipeline: Arc<Pipeline>,
+    clock: Clock,
+    key: EncodingKey,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(yaml: &str) -> Bench {
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        let folder = crate::support::folder();
+        let (key, jwks) = key_pair("k1");
+        std::fs::write(folder.path().join("keys.json"), jwks).unwrap();
+        let config =
+            config::parse(yaml, &folder.path().join("tollgate.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
+        let pipeline = Pipeline {
+            identities: Identities::new(config.identity, config.groups, None).unwrap(),
+            policy: config.policy,
+            counters: Arc::new(Counters::new(&config.counters).unwrap()),
+            ids: Arc::new(DecisionIds::new(7)),
+            deadline: config.spop.deadline,
+        };
+        Bench { pipeline: Arc::new(pipeline), clock: Clock::by_hand(NOW_S), key, _folder: folder }
+    }
+
+    fn token(&self, claims: Value) -> String {
+        let mut all = json!({
+            "iss": "https://login.acme.example", "aud": "https://api.acme.example", "sub": "u-1",
+            "preferred_username": "alice", "exp": NOW_S + 600,
+        });
+        for (name, value) in claims.as_object().unwrap() {
+            if value.is_null() {
+                all.as_object_mut().unwrap().remove(name);
+            } else {
+                all[name] = value.clone();
+            }
+        }
+        let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::ES256) };
+        jsonwebtoken::encode(&header, &all, &self.key).unwrap()
+    }
+
+    fn ask(&self, arguments: &[(&str, TypedData<'_>)]) -> BTreeMap<String, String> {
+        let mut payload = BytesMut::new();
+        request_payload(arguments, &mut payload);
+        let messages = Messages::decode(&payload).unwrap();
+        let Step::Done(decision) = self.pipeline.decide(&messages, self.clock.now()) else {
+            panic!("nothing here needs waiting")
+        };
+        let mut scratch = Scratch::default();
+        let answer = respond(&decision, 790, &mut scratch);
+        let last = answer.actions.last().copied();
+        assert!(
+            matches!(last, Some(Action::SetVar { name: "verdict", .. })),
+            "the verdict comes last, whatever was decided"
+        );
+        answer
+            .actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::SetVar { name, value: TypedData::Str(text), .. } => {
+                    Some(((*name).to_owned(), String::from_utf8(text.to_vec()).unwrap()))
+                }
+                Action::SetVar { name, value: TypedData::Bool(value), .. } => {
+                    Some(((*name).to_owned(), value.to_string()))
+                }
+                Action::SetVar { name, value, .. } => {
+                    Some(((*name).to_owned(), value.as_integer().unwrap().to_string()))
+                }
+                Action::UnsetVar { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Asks `METHOD HOST/PATH`.
+    fn request(&self, line: &str, token: Option<&str>) -> BTreeMap<String, String> {
+        let (method, url) = line.split_once(' ').unwrap();
+        let (host, path) = url.split_at(url.find('/').unwrap());
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let authorization = authorization.as_ref().map_or(TypedData::Null, |value| TypedData::Str(value.as_bytes()));
+        self.ask(&[
+            ("method", TypedData::Str(method.as_bytes())),
+            ("host", TypedData::Str(host.as_bytes())),
+            ("path", TypedData::Str(path.as_bytes())),
+            ("src", TypedData::Ipv4([192, 0, 2, 7].into())),
+            ("authorization", authorization),
+        ])
+    }
+}
+
+#[test]
+fn rules_decide_by_host_path_and_method_and_then_by_who_asks() {
+    let bench = Bench::new(POLICY);
+    let none = None;
+    let carol = Some(json!({ "preferred_username": "carol" }));
+    let ops = Some(json!({ "groups": ["platform-ops"] }));
+    let both = Some(json!({ "groups": "platform-ops auditors" }));
+    let scoped = Some(json!({ "scope": "orders:read profile" }));
+    let german = Some(json!({ "realm": { "country": "DE" }, "amr": ["pwd", "mfa"] }));
+    let overage = Some(json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} }));
+    for (line, claims, status, reason, rule) in [
+        ("GET a.example/healthz", &none, "200", "allowed", "health"),
+        ("POST a.example/healthz", &none, "200", "allowed", "health"),
+        ("GET a.example/healthz/", &none, "403", "no_rule", ""),
+        ("GET a.example/admin", &none, "401", "credential_missing", "admin"),
+        ("GET a.example/admin", &carol, "403", "group_missing", "admin"),
+        ("GET a.example/admin/x/y", &ops, "200", "allowed", "admin"),
+        ("GET a.example/admin", &overage, "403", "groups_unknown", "admin"),
+        ("GET a.example/both", &ops, "403", "group_missing", "both"),
+        ("GET a.example/both", &both, "200", "allowed", "both"),
+        ("GET a.example/scoped", &carol, "403", "scope_missing", "scoped"),
+        ("GET a.example/scoped", &scoped, "200", "allowed", "scoped"),
+        ("GET a.example/claims", &carol, "403", "claim_unmet", "claims"),
+        ("GET a.example/claims", &german, "200", "allowed", "claims"),
+        // The first that matches decides: no falling through to `anything`.
+        ("GET api.example/v1/a", &carol, "200", "allowed", "api"),
+        ("GET API.example:443/v1/a", &carol, "200", "allowed", "api"),
+        ("GET api.example./v1/a", &carol, "200", "allowed", "api"),
+        ("DELETE api.example/v1/a", &carol, "403", "no_rule", ""),
+        ("get api.example/v1/a", &carol, "403", "no_rule", ""),
+        ("GET a.example/v1/a", &carol, "403", "no_rule", ""),
+        ("GET api.example/v1/a/b", &carol, "403", "no_rule", ""),
+        ("GET a.example/public/../admin", &none, "400", "path_ambiguous", ""),
+        ("GET a.example/%61dmin", &carol, "403", "group_missing", "admin"),
+    ] {
+        let token = claims.as_ref().map(|claims| bench.token(claims.clone()));
+        let told = bench.request(line, token.as_deref());
+        let rule_told = told.get("rule").cloned().unwrap_or_default();
+        assert_eq!([&*told["status"], &told["reason"], &rule_told], [status, reason, rule], "{line} {claims:?}");
+        assert_eq!(told["allow"], (told["verdict"] == "allow").to_string());
+        assert_eq!(told["verdict"] == "allow", status == "200");
+    }
+}
+
+#[test]
+fn a_credential_is_looked_at_unless_the_rule_says_otherwise() {
+    let bench = Bench::new(POLICY);
+    let told = bench.request("GET a.example/healthz", Some("abc"));
+    assert_eq!([&*told["verdict"], &told["reason"], &told["rule"]], ["challenge", "token_malformed", "health"]);
+    let told = bench.request("GET a.example/open", Some("abc"));
+    assert_eq!([&*told["verdict"], &told["user"]], ["allow", ""]);
+    let told = bench.request("GET a.example/open", Some(&bench.token(json!({}))));
+    assert_eq!([&*told["verdict"], &told["user"]], ["allow", ""], "not even a good one");
+}
+
+#[test]
+fn every_identity_variable_is_told_even_when_empty() {
+    let bench = Bench::new(POLICY);
+    let claims = json!({
+        "groups": ["platform-ops", "auditors"], "email": "alice@acme.example", "name": "Alice Ä", "azp": "cli",
+    });
+    let told = bench.request("GET a.example/admin", Some(&bench.token(claims)));
+    for (name, value) in [
+        ("user", "alice"),
+        ("subject", "u-1"),
+        ("email", "alice@acme.example"),
+        ("name", "Alice Ä"),
+        ("issuer", "https://login.acme.example"),
+        ("client_id", "cli"),
+        ("groups", "auditors,ops"),
+        ("backend", "fast"),
+    ] {
+        assert_eq!(told[name], value, "{name}");
+    }
+    let told = bench.request("GET a.example/healthz", None);
+    for name in ["user", "subject", "email", "name", "issuer", "client_id", "groups"] {
+        assert_eq!(told[name], "", "{name}: what is left of an earlier event must not survive");
+    }
+}
+
+#[test]
+fn a_name_that_is_unsafe_in_a_header_never_leaves() {
+    let bench = Bench::new(POLICY);
+    for name in ["alice\r\nX-Evil: 1", "alice\u{0}", "alice\u{7f}", "alice\u{85}", "\u{1b}[2J"] {
+        for claim in ["preferred_username", "name", "email", "sub", "azp"] {
+            let told = bench.request("GET a.example/healthz", Some(&bench.token(json!({ claim: name }))));
+            assert_eq!([&*told["verdict"], &told["reason"], &told["status"]], ["deny", "identity_unsafe", "403"]);
+            assert!(!format!("{told:?}").contains("Evil"), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn a_token_that_was_verified_is_believed_no_longer_than_it_says() {
+    let bench = Bench::new(POLICY);
+    let token = bench.token(json!({ "exp": NOW_S + 30 }));
+    let ask = || bench.request("GET a.example/open2", Some(&token));
+    assert_eq!(ask()["verdict"], "allow");
+    bench.clock.advance(std::time::Duration::from_secs(89));
+    assert_eq!(ask()["verdict"], "allow", "within the leeway of 60 seconds");
+    bench.clock.advance(std::time::Duration::from_secs(2));
+    let told = ask();
+    assert_eq!([&*told["verdict"], &told["reason"]], ["challenge", "token_expired"]);
+    assert!(told["challenge"].contains("error=\"invalid_token\""), "{}", told["challenge"]);
+}
+
+#[test]
+fn limits_are_counted_together_or_not_at_all() {
+    let bench = Bench::new(POLICY);
+    let ask =
+        |user: &str| bench.request("GET a.example/limited", Some(&bench.token(json!({ "preferred_username": user }))));
+    for user in ["alice", "alice", "bob"] {
+        let told = ask(user);
+        assert_eq!(
+            [&*told["verdict"], &told["limit_remaining"]],
+            ["allow", if user == "alice" { &told["limit_remaining"] } else { "1" }]
+        );
+    }
+    // Alice's own budget of two is spent: refused, and nothing taken from the shared one of four.
+    for _ in 0..10 {
+        let told = ask("alice");
+        assert_eq!([&*told["verdict"], &told["limit"], &told["retry_after"]], ["throttle", "own", "1800"]);
+    }
+    assert_eq!(ask("carol")["verdict"], "allow");
+    let told = ask("dora");
+    assert_eq!([&*told["verdict"], &told["limit"], &told["reason"]], ["throttle", "shared", "limit_exceeded"]);
+    bench.clock.advance(std::time::Duration::from_secs(1800));
+    assert_eq!(ask("alice")["verdict"], "allow");
+}
+
+#[test]
+fn a_limit_without_a_user_falls_to_the_source_address() {
+    let bench = Bench::new(POLICY);
+    let ask = |last: u8| {
+        bench.ask(&[
+            ("method", TypedData::Str(b"GET")),
+            ("path", TypedData::Str(b"/anonymous")),
+            ("src", TypedData::Ipv4([192, 0, 2, last].into())),
+        ])["verdict"]
+            .clone()
+    };
+    assert_eq!([ask(1), ask(1), ask(1), ask(2)], ["allow", "allow", "throttle", "allow"]);
+}
+
+#[test]
+fn a_question_that_is_no_request_is_an_error_and_not_a_silence() {
+    let bench = Bench::new(POLICY);
+    let method = ("method", TypedData::Str(b"GET"));
+    for arguments in [vec![method], vec![method, method, ("path", TypedData::Str(b"/"))], vec![]] {
+        let told = bench.ask(&arguments);
+        assert_eq!([&*told["verdict"], &told["reason"], &told["status"]], ["error", "bad_request", "400"]);
+    }
+}
+
+#[test]
+fn what_has_no_room_goes_empty_and_the_verdict_never() {
+    let bench = Bench::new(POLICY);
+    let long = "x".repeat(700);
+    let told =
+        bench.request("GET a.example/admin", Some(&bench.token(json!({ "groups": ["platform-ops"], "name": long }))));
+    assert_eq!([&*told["verdict"], &told["name"], &told["degraded"]], ["allow", "", "true"]);
+    assert_eq!([&*told["user"], &told["groups"], &told["backend"]], ["alice", "ops", "fast"], "what counts is kept");
+}
+
+fn key_pair(kid: &str) -> (EncodingKey, String) {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
+    let mut jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+    jwk.common.key_id = Some(kid.to_owned());
+    (key, json!({ "keys": [jwk] }).to_string())
+}
+
+const POLICY: &str = r#"
+issuers:
+  acme:
+    issuer: https://login.acme.example
+    audiences: [https://api.acme.example]
+    jwks_file: keys.json
+    claims: { user: preferred_username }
+groups:
+  ops: ["acme:platform-ops"]
+  auditors: ["acme:auditors"]
+limits:
+  own: { key: [user], rate: 2/1h }
+  shared: { key: [rule], rate: 4/1h }
+rules:
+  - { name: health, path: /healthz, allow: anyone }
+  - { name: open, path: /open, allow: anyone, ignore_credentials: true }
+  - { name: open2, path: /open2, allow: authenticated }
+  - { name: admin, path: /admin/**, allow: { groups: [ops] }, backend: { ops: fast, else: std } }
+  - { name: both, path: /both, allow: { all_groups: [ops, auditors] } }
+  - { name: scoped, path: /scoped, allow: { scopes: ["orders:read", "orders:write"] } }
+  - { name: claims, path: /claims, allow: { claims: { realm.country: [DE, FR], amr: mfa } } }
+  - { name: api, host: api.example, path: "/v1/*", methods: [GET, POST], allow: authenticated }
+  - { name: limited, path: /limited, allow: authenticated, limits: [own, shared] }
+  - { name: anonymous, path: /anonymous, allow: anyone, limits: [own] }
+"#;

@@ -1,0 +1,114 @@
+//! README, docs and the files of `haproxy/` say what is so.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use tollgate::config;
+
+use crate::support::root;
+
+#[test]
+fn every_shipped_config_loads() {
+    for file in ["tollgate.yaml", "tollgate-redis.yaml"] {
+        let path = root().join("haproxy").join(file);
+        let loaded = config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(loaded.warnings.is_empty(), "{file}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
+fn every_config_in_the_documents_loads() {
+    let mut loaded = 0;
+    for file in documents() {
+        let text = fs::read_to_string(&file).unwrap();
+        for block in blocks(&text, "yaml") {
+            // As if it stood beside the shipped files, which is where a reader would put it.
+            let path = root().join("haproxy/tollgate.yaml");
+            config::parse(block, &path).unwrap_or_else(|errors| panic!("in {}:\n{block}\n{errors}", file.display()));
+            loaded += 1;
+        }
+    }
+    assert!(loaded > 0, "no config found");
+}
+
+#[test]
+fn the_haproxy_lines_in_the_readme_are_the_shipped_ones() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let shipped: String = ["haproxy.cfg", "spoe-tollgate.conf"]
+        .map(|file| fs::read_to_string(root().join("haproxy").join(file)).unwrap())
+        .concat();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shipped: BTreeSet<_> = shipped.lines().map(words).collect();
+    let mut compared = 0;
+    for block in blocks(&readme, "haproxy") {
+        for line in block.lines().map(words).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            assert!(shipped.contains(&line), "not in haproxy/: {line}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 10, "the README shows how to wire HAProxy");
+}
+
+#[test]
+fn the_readme_explains_every_reason_and_no_other() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let start = readme.find("| reason |").expect("README has a table of reasons");
+    let explained: BTreeSet<_> = readme[start..]
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.split('`').nth(1).expect("a code in the first column").to_owned())
+        .collect();
+    let mut coded: BTreeSet<String> = tollgate::decision::Reason::CODES.iter().map(|code| (*code).to_owned()).collect();
+    coded.extend(tollgate::identity::Rejection::ALL.iter().map(|rejection| rejection.code().to_owned()));
+    // HAProxy's own two, in the bodies that the shipped config words.
+    coded.extend(["duplicate_field", "agent_unreachable"].map(str::to_owned));
+    assert_eq!(explained, coded);
+}
+
+#[test]
+fn the_documents_name_files_that_are_there() {
+    let mut missing = Vec::new();
+    for file in documents() {
+        let text = fs::read_to_string(&file).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = target.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            if !file.parent().unwrap().join(target).exists() {
+                missing.push(format!("{}: {target}", file.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+fn documents() -> Vec<std::path::PathBuf> {
+    let mut found = vec![root().join("README.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension() == Some("md".as_ref()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The fenced blocks whose info string is exactly `language`.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(&fence as &str).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn blocks_are_found() {
+    assert_eq!(blocks("a\n```yaml\nx: 1\n```\n```yaml fragment\ny\n```\n", "yaml"), ["x: 1\n"]);
+    assert!(Path::new(root()).is_dir());
+}
