@@ -12,6 +12,9 @@
 //! `support` starts real programs on free ports and stops them; nothing is left running. What is not installed is a
 //! failed test that says so: `make test` installs it.
 
+// A test binary exports nothing, so `pub` is what its own modules see.
+#![allow(unreachable_pub, missing_docs)]
+
 mod command_line;
 mod decide;
 mod documents;

@@ -83,7 +83,10 @@ impl Running {
     }
 
     async fn peer(&self) -> Peer<TcpStream> {
-        Peer::greeted(TcpStream::connect(self.address).await.unwrap()).await
+        let socket = TcpStream::connect(self.address).await.unwrap();
+        // Two writes must leave as two, not wait for each other.
+        socket.set_nodelay(true).unwrap();
+        Peer::greeted(socket).await
     }
 
     fn metrics(&self) -> String {

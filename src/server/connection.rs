@@ -67,9 +67,14 @@ impl Connection {
         let stalled = tokio::time::sleep(STALL);
         tokio::pin!(greeting, stalled);
         let mut stopping = false;
+        let mut unsent_before = 0;
         loop {
             self.flush()?;
             let unsent = self.agent.unsent().len();
+            if unsent > 0 && (unsent_before == 0 || unsent < unsent_before) {
+                stalled.set(tokio::time::sleep(STALL));
+            }
+            unsent_before = unsent;
             if unsent == 0
                 && let Some(close) = self.agent.poll_close()
             {
@@ -104,9 +109,6 @@ impl Connection {
                 }
                 () = &mut greeting, if self.agent.is_greeting() => return Ok(()),
                 () = &mut stalled, if unsent > 0 => return Ok(()),
-            }
-            if self.agent.unsent().len() < unsent || unsent == 0 {
-                stalled.as_mut().reset(tokio::time::Instant::now() + STALL);
             }
         }
     }

@@ -177,7 +177,8 @@ async fn one_of_two_agents_drains_and_no_request_is_lost() {
 async fn a_worker_that_dies_costs_no_request() {
     let idp = shared_idp().await;
     let alice = idp.mint(json!({ "user": "carol" })).await;
-    let (agent, mut first, second) = tokio::join!(Agent::start(&config(&idp.issuer, "")), App::start(), App::start());
+    let settings = config(&idp.issuer, "");
+    let (agent, mut first, second) = tokio::join!(Agent::start(&settings), App::start(), App::start());
     let haproxy = Haproxy::start(&[&agent], &[first.port, second.port]).await;
     agent.ready().await;
     haproxy.answering().await;

@@ -204,7 +204,8 @@ async fn a_path_with_two_readings_is_refused_before_any_rule() {
 #[tokio::test]
 async fn the_group_chooses_the_backend() {
     let idp = shared_idp().await;
-    let (agent, std, fast) = tokio::join!(Agent::start(&config(&idp.issuer, "")), App::start(), App::start());
+    let settings = config(&idp.issuer, "");
+    let (agent, std, fast) = tokio::join!(Agent::start(&settings), App::start(), App::start());
     // The shipped config sends `std` to the first two workers and `fast` to the third.
     let haproxy = Haproxy::start(&[&agent], &[std.port, std.port, fast.port]).await;
     agent.ready().await;

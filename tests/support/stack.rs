@@ -59,7 +59,7 @@ impl App {
 /// The certified `oidc-provider` (tests/support/idp).
 pub struct Idp {
     pub issuer: String,
-    pub program: Program,
+    _program: Program,
     _folder: TempDir,
 }
 
@@ -86,7 +86,7 @@ impl Idp {
             }))
         })
         .await;
-        Idp { issuer, program, _folder: folder }
+        Idp { issuer, _program: program, _folder: folder }
     }
 
     /// An access token; see server.mjs for what may be asked.
@@ -152,7 +152,7 @@ pub struct Agent {
     pub admin_port: u16,
     pub config: PathBuf,
     pub program: Program,
-    pub folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Agent {
@@ -187,7 +187,7 @@ impl Agent {
         let log = folder.path().join("agent.log");
         let mut program = Program::start("tollgate", &command, &[], &log);
         listening(admin_port, &mut program).await;
-        Agent { spop: spop.to_owned(), admin_port, config: path, program, folder }
+        Agent { spop: spop.to_owned(), admin_port, config: path, program, _folder: folder }
     }
 
     /// Gets a page of the admin side.
