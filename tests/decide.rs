@@ -224,10 +224,6 @@ fn limits_are_counted_together_or_not_at_all() {
     };
     for user in ["alice", "alice", "bob"] {
         assert_eq!(ask(user)["verdict"], "allow");
-        assert_eq!(
-            [&*told["verdict"], &told["limit_remaining"]],
-            ["allow", if user == "alice" { &told["limit_remaining"] } else { "1" }]
-        );
     }
     // Alice's own budget of two is spent: refused, and nothing taken from the shared one of four.
     for _ in 0..10 {
