@@ -65,7 +65,8 @@ impl Connection {
         let shared = Arc::clone(&self.shared);
         let greeting = tokio::time::sleep(shared.settings.hello_timeout);
         let stalled = tokio::time::sleep(STALL);
-        tokio::pin!(greeting, stalled);
+        let quiet = tokio::time::sleep(QUIET);
+        tokio::pin!(greeting, stalled, quiet);
         let mut stopping = false;
         let mut unsent_before = 0;
         loop {
@@ -95,6 +96,7 @@ impl Connection {
                 () = shared.stop.cancelled(), if !stopping => {
                     stopping = true;
                     self.agent.handle_stop();
+                    quiet.set(tokio::time::sleep(QUIET));
                 }
                 Some((pending, decision, asked)) = self.waiting.next(), if !self.waiting.is_empty() => {
                     self.answer(pending, &decision, asked);
@@ -106,6 +108,13 @@ impl Connection {
                     if read && !self.receive()? {
                         return Ok(());
                     }
+                    if stopping {
+                        quiet.set(tokio::time::sleep(QUIET));
+                    }
+                }
+                () = &mut quiet, if stopping && !closing => {
+                    self.agent.handle_quiet();
+                    quiet.set(tokio::time::sleep(QUIET));
                 }
                 () = &mut greeting, if self.agent.is_greeting() => return Ok(()),
                 () = &mut stalled, if unsent > 0 => return Ok(()),
@@ -234,6 +243,9 @@ const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
 /// A peer that takes nothing for this long takes nothing any more.
 const STALL: Duration = Duration::from_secs(5);
+
+/// Without a question for this long, HAProxy is hardly asking one this very moment.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// How long a refused peer is kept: at most four reconnects a second for each of HAProxy's threads, instead of
 /// thousands (spop.md, rule 11).

@@ -45,6 +45,9 @@ pub async fn serve(
                     () = accept(&listener, &shared, &room, &connections) => {}
                     () = shared.stop.cancelled() => {}
                 }
+                // Closing resets what waits in the listen queue, with the question it brought; so that is taken first.
+                let rest = accept(&listener, &shared, &room, &connections);
+                let _ = tokio::time::timeout(QUEUE_DRAIN, rest).await;
                 // The listener goes here: health checks fail from now on, so HAProxy sends its requests elsewhere.
             })
         })
@@ -112,3 +115,6 @@ fn may_connect(peer: SocketAddr, allow_from: &[IpNet]) -> bool {
     let address: IpAddr = peer.ip().to_canonical();
     address.is_loopback() || allow_from.iter().any(|net| net.contains(&address))
 }
+
+/// Enough to take a whole listen queue, at some ten microseconds a connection.
+const QUEUE_DRAIN: Duration = Duration::from_millis(50);

@@ -2,8 +2,8 @@
 //!
 //! A driver reads into [`Agent::buffer`], takes events from [`Agent::poll_event`] until there is none, answers each
 //! [`Event::Notify`] once with [`Agent::ack`], and writes what stands in [`Agent::unsent`]. When [`Agent::poll_close`]
-//! says so and nothing is unsent, it closes. [`Agent::handle_stop`] is the operator's wish to end the conversation as
-//! soon as nothing is in flight.
+//! says so and nothing is unsent, it closes. [`Agent::handle_stop`] is the operator's wish to end the conversation: with
+//! the next ACK that leaves nothing in flight, or, on a connection without traffic, with [`Agent::handle_quiet`].
 
 use bytes::BytesMut;
 
@@ -123,10 +123,15 @@ impl Agent {
         self.deframer.buffer()
     }
 
-    /// The operator wants to stop: once nothing is in flight the conversation ends with AGENT-DISCONNECT 0.
+    /// The operator wants to stop. A goodbye that crosses a NOTIFY on the way costs that request its answer, so it goes
+    /// where HAProxy is least likely to be asking: right behind the last ACK, in the same write.
     pub fn handle_stop(&mut self) {
         self.stopping = true;
-        self.end_if_idle();
+    }
+
+    /// Nothing has come for a while. A connection that the operator wants to end has no ACK to wait for then.
+    pub fn handle_quiet(&mut self) {
+        self.end_if_stopped();
     }
 
     // What we decided.
@@ -142,6 +147,7 @@ impl Agent {
         if !matches!(self.state, State::Closing(_)) {
             ack::encode(pending.stream_id, pending.frame_id, actions, &mut self.unsent);
         }
+        self.end_if_stopped();
         fits
     }
 
@@ -164,10 +170,7 @@ impl Agent {
             }
             match self.deframer.step() {
                 Ok(true) => {}
-                Ok(false) => {
-                    self.end_if_idle();
-                    return None;
-                }
+                Ok(false) => return None,
                 Err(status) => return Some(self.refuse(status)),
             }
             match self.handle_frame() {
@@ -311,7 +314,7 @@ impl Agent {
         Event::Refused { status }
     }
 
-    fn end_if_idle(&mut self) {
+    fn end_if_stopped(&mut self) {
         let idle = self.in_flight == 0 && self.fragments.is_none() && !self.deframer.is_partial();
         if self.stopping && idle && self.state == State::Open {
             self.disconnect(Status::Normal, Close::Now);
@@ -457,6 +460,17 @@ mod tests {
         let unsent = agent.unsent().split();
         let frame = Frame::decode(&unsent[PREFIX_BYTES..]).unwrap();
         assert_eq!(AgentHello::decode(frame.payload).unwrap().max_frame_size, 1024);
+        assert_eq!(agent.poll_close(), Some(Close::Now));
+    }
+
+    #[test]
+    fn a_connection_without_traffic_ends_when_it_is_quiet() {
+        let mut agent = greeted();
+        agent.handle_quiet();
+        assert_eq!(agent.poll_close(), None, "nobody wants it to end");
+        agent.handle_stop();
+        assert_eq!(agent.poll_close(), None);
+        agent.handle_quiet();
         assert_eq!(agent.poll_close(), Some(Close::Now));
     }
 
