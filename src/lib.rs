@@ -1,4 +1,32 @@
-//! Tollgate.
+//! Tollgate: identity, group policy and rate limits for stock HAProxy, over SPOP.
+//!
+//! The modules in reading order:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`clock`], [`secret`], [`trace`] | the time; what must not be seen; the reasons behind a decision |
+//! | [`spop`] | the protocol, without sockets and clocks |
+//! | [`request`], [`extract`] | what HAProxy told us; messages to request |
+//! | [`identity`] | request to identity: who is calling |
+//! | [`policy`] | request and identity to permit or denial: may they |
+//! | [`limit`] | permit to budget: have they any left |
+//! | [`decision`], [`respond`] | what was decided, as values; decision to actions |
+//! | [`pipeline`] | the stages in order, and what happens when one cannot answer |
+//! | [`server`], [`telemetry`] | sockets; logs and metrics |
+//! | [`config`] | YAML to the settings of all the others |
+//! | [`explain`], [`dev_idp`] | one decision with its reasons; a provider for demos and tests |
+//!
+//! What holds everywhere:
+//!
+//! - `spop` performs no I/O and reads no clock; the same bytes give the same events however they are split.
+//! - Every NOTIFY is answered by exactly one ACK, panic and deadline included, or the connection is closed with a status.
+//! - Nothing a peer sends is held without a bound: frame, arguments, NOTIFYs in flight, unsent ACK bytes, cached tokens,
+//!   counters.
+//! - A request is decided on one `Now`.
+//! - No network call on the NOTIFY path without the request's deadline.
+//! - Tokens, cookies and secrets never reach a log, an error text or a metric label.
+//! - Limits are tested together, then charged together, or not at all.
+//! - Adversarial input is never a panic; a panic is a bug, is counted, and still gets its ACK.
 
 pub mod clock;
 pub mod config;

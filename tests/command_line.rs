@@ -37,6 +37,8 @@ fn exit_codes_say_whose_fault_it_was() {
         (vec!["chekc"], 2),
         (vec!["dev-idp", "--listen", "192.0.2.1:9400"], 1),
         (vec!["run", "--config", SHIPPED, "--spop-listen", "unix:/nowhere/x.sock"], 1),
+        (vec!["run", "--config", SHIPPED, "--spop-listen", "tcp:0.0.0.0:0"], 64),
+        (vec!["run", "--config", SHIPPED, "--admin-listen", "tcp:0.0.0.0:0"], 64),
         (vec!["completions", "bash"], 0),
         (vec!["--help"], 0),
     ] {

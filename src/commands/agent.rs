@@ -92,6 +92,15 @@ fn load(flags: &RunArgs) -> Result<Config, Failure> {
     if let (Some(listen), Some(admin)) = (&flags.admin_listen, &mut config.admin) {
         admin.listen = listen.clone();
     }
+    // A flag opens no door that the config would have to open: it is held to what the config says.
+    if let Some(open) = config.spop.listen.iter().find(|listen| !listen.is_local())
+        && config.spop.allow_from.is_empty()
+    {
+        return Err(Failure::WrongConfig(format!("{open} is beyond loopback, and `spop.allow_from` names nobody")));
+    }
+    if let Some(admin) = config.admin.as_ref().filter(|admin| !admin.listen.is_local() && admin.token.is_none()) {
+        return Err(Failure::WrongConfig(format!("{} is beyond loopback, and there is no `admin.token`", admin.listen)));
+    }
     Ok(config)
 }
 
