@@ -79,6 +79,8 @@ impl Decide for Live {
 }
 
 /// A decision, or the promise of one.
+// Deciding at once is the common case, and must not allocate.
+#[allow(clippy::large_enum_variant)]
 pub enum Step {
     /// Decided without waiting.
     Done(Decision),

@@ -312,7 +312,8 @@ impl Collector for Snapshot {
                 gauge(value).encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
             }
         }
-        let counted: [(&str, &str, fn(&IssuerSnapshot) -> u64); 2] = [
+        type Count = fn(&IssuerSnapshot) -> u64;
+        let counted: [(&str, &str, Count); 2] = [
             ("issuer_key_fetches", "Key set fetches tried", |issuer| issuer.fetches),
             ("issuer_key_fetch_failures", "Key set fetches that failed", |issuer| issuer.failures),
         ];

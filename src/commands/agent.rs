@@ -99,7 +99,10 @@ fn load(flags: &RunArgs) -> Result<Config, Failure> {
         return Err(Failure::WrongConfig(format!("{open} is beyond loopback, and `spop.allow_from` names nobody")));
     }
     if let Some(admin) = config.admin.as_ref().filter(|admin| !admin.listen.is_local() && admin.token.is_none()) {
-        return Err(Failure::WrongConfig(format!("{} is beyond loopback, and there is no `admin.token`", admin.listen)));
+        return Err(Failure::WrongConfig(format!(
+            "{} is beyond loopback, and there is no `admin.token`",
+            admin.listen
+        )));
     }
     Ok(config)
 }

@@ -245,7 +245,10 @@ async fn garbage_where_a_counter_should_be_is_a_failure_and_no_panic() {
     let name = charge_one.key.to_string();
     for value in ["not a number", "-1", "1.5", ""] {
         redis.ask(&["SET", &name, value]);
-        assert!(matches!(charge(&counters, &[charge_one.clone()]).await, Err(StoreError::Refused { .. })), "{value:?}");
+        assert!(
+            matches!(charge(&counters, std::slice::from_ref(&charge_one)).await, Err(StoreError::Refused { .. })),
+            "{value:?}"
+        );
         counters.probe().await;
     }
     redis.ask(&["DEL", &name]);

@@ -151,13 +151,15 @@ mod tests {
     use super::*;
 
     type Pairs<'a> = &'a [(&'a str, TypedData<'a>)];
+    /// Size, pipelining, async.
+    type Read = Result<(u32, bool, bool), Status>;
 
     #[test]
     fn a_hello_is_accepted_or_refused_with_the_status_of_the_specification() {
         let versions = ("supported-versions", TypedData::Str(b"2.0"));
         let size = ("max-frame-size", TypedData::UInt32(16380));
         let capabilities = ("capabilities", TypedData::Str(b"pipelining , async"));
-        let cases: [(Pairs<'_>, Result<(u32, bool, bool), Status>); 12] = [
+        let cases: [(Pairs<'_>, Read); 12] = [
             (&[versions, size, capabilities], Ok((16380, true, true))),
             (&[capabilities, ("x", TypedData::Null), size, versions], Ok((16380, true, true))),
             (&[("supported-versions", TypedData::Str(b"1.0, 2.0")), size, capabilities], Ok((16380, true, true))),
