@@ -70,6 +70,13 @@ impl Connection {
         let mut stopping = false;
         let mut unsent_before = 0;
         loop {
+            // Behind the last ACK, in the same write, and only after a look that found nothing more to answer.
+            if stopping && self.agent.in_flight() == 0 && !self.agent.unsent().is_empty() {
+                if !self.receive()? {
+                    return Ok(());
+                }
+                self.agent.handle_stop();
+            }
             self.flush()?;
             let unsent = self.agent.unsent().len();
             if unsent > 0 && (unsent_before == 0 || unsent < unsent_before) {
@@ -95,7 +102,6 @@ impl Connection {
                 () = shared.abandon.cancelled() => return Ok(()),
                 () = shared.stop.cancelled(), if !stopping => {
                     stopping = true;
-                    self.agent.handle_stop();
                     quiet.set(tokio::time::sleep(QUIET));
                 }
                 Some((pending, decision, asked)) = self.waiting.next(), if !self.waiting.is_empty() => {
@@ -113,7 +119,7 @@ impl Connection {
                     }
                 }
                 () = &mut quiet, if stopping && !closing => {
-                    self.agent.handle_quiet();
+                    self.agent.handle_stop();
                     quiet.set(tokio::time::sleep(QUIET));
                 }
                 () = &mut greeting, if self.agent.is_greeting() => return Ok(()),

@@ -2,8 +2,8 @@
 //!
 //! A driver reads into [`Agent::buffer`], takes events from [`Agent::poll_event`] until there is none, answers each
 //! [`Event::Notify`] once with [`Agent::ack`], and writes what stands in [`Agent::unsent`]. When [`Agent::poll_close`]
-//! says so and nothing is unsent, it closes. [`Agent::handle_stop`] is the operator's wish to end the conversation: with
-//! the next ACK that leaves nothing in flight, or, on a connection without traffic, with [`Agent::handle_quiet`].
+//! says so and nothing is unsent, it closes. The operator's wish to end the conversation is [`Agent::handle_stop`], which
+//! says goodbye if nothing is in flight.
 
 use bytes::BytesMut;
 
@@ -24,7 +24,6 @@ pub struct Agent {
     ack_bytes_max: usize,
     in_flight: usize,
     fragments: Option<Fragments>,
-    stopping: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +111,6 @@ impl Agent {
             ack_bytes_max: 0,
             in_flight: 0,
             fragments: None,
-            stopping: false,
         }
     }
 
@@ -123,15 +121,15 @@ impl Agent {
         self.deframer.buffer()
     }
 
-    /// The operator wants to stop. A goodbye that crosses a NOTIFY on the way costs that request its answer, so it goes
-    /// where HAProxy is least likely to be asking: right behind the last ACK, in the same write.
+    /// The operator wants to stop: says goodbye if nothing is in flight, and nothing if something is.
+    ///
+    /// A goodbye that crosses a NOTIFY on the way costs that request its answer, so the driver calls this where HAProxy is
+    /// least likely to be asking: behind an ACK that is still to be written, when nothing more can be read.
     pub fn handle_stop(&mut self) {
-        self.stopping = true;
-    }
-
-    /// Nothing has come for a while. A connection that the operator wants to end has no ACK to wait for then.
-    pub fn handle_quiet(&mut self) {
-        self.end_if_stopped();
+        let idle = self.in_flight == 0 && self.fragments.is_none() && !self.deframer.is_partial();
+        if idle && self.state == State::Open {
+            self.disconnect(Status::Normal, Close::Now);
+        }
     }
 
     // What we decided.
@@ -147,7 +145,6 @@ impl Agent {
         if !matches!(self.state, State::Closing(_)) {
             ack::encode(pending.stream_id, pending.frame_id, actions, &mut self.unsent);
         }
-        self.end_if_stopped();
         fits
     }
 
@@ -313,13 +310,6 @@ impl Agent {
         self.disconnect(status, Close::Held);
         Event::Refused { status }
     }
-
-    fn end_if_stopped(&mut self) {
-        let idle = self.in_flight == 0 && self.fragments.is_none() && !self.deframer.is_partial();
-        if self.stopping && idle && self.state == State::Open {
-            self.disconnect(Status::Normal, Close::Now);
-        }
-    }
 }
 
 enum Next {
@@ -464,17 +454,6 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_without_traffic_ends_when_it_is_quiet() {
-        let mut agent = greeted();
-        agent.handle_quiet();
-        assert_eq!(agent.poll_close(), None, "nobody wants it to end");
-        agent.handle_stop();
-        assert_eq!(agent.poll_close(), None);
-        agent.handle_quiet();
-        assert_eq!(agent.poll_close(), Some(Close::Now));
-    }
-
-    #[test]
     fn a_stop_waits_for_what_is_in_flight() {
         let mut agent = greeted();
         engine::notify(1, 1, &[], agent.buffer());
@@ -482,7 +461,13 @@ mod tests {
         agent.handle_stop();
         assert_eq!(agent.poll_close(), None);
         assert!(agent.ack(pending, &[]));
+        // Half a question is one too.
+        agent.buffer().extend_from_slice(&[0, 0]);
         assert!(agent.poll_event().is_none());
+        agent.handle_stop();
+        assert_eq!(agent.poll_close(), None);
+        agent.buffer().clear();
+        agent.handle_stop();
         assert_eq!(agent.poll_close(), Some(Close::Now));
         let unsent = agent.unsent().split();
         let kinds: Vec<_> = engine::frames(&unsent).map(|frame| frame.kind).collect();
