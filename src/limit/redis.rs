@@ -91,6 +91,14 @@ impl RedisStore {
         let link = &self.link;
         // Connecting may take longer than a request may wait; only then is it asked whether it is fast enough.
         let connected = link.send(redis::cmd("PING"), CONNECT_TIMEOUT * 5).await;
+        if connected.is_err()
+            && let Ok(fresh) = connect(&link.client)
+        {
+            // The library's connection keeps a refusal at its beginning (a wrong password, LOADING) for good, and a peer
+            // that is gone without a word until the system notices. The next probe begins with a new one; once a second
+            // is no storm.
+            link.manager.store(Arc::new(fresh));
+        }
         // A write, so that a replica and a full Redis are seen for what they are.
         let mut write = redis::cmd("SET");
         write.arg("tg:probe").arg(1).arg("PX").arg(60_000);

@@ -236,6 +236,29 @@ async fn a_replica_and_a_full_redis_are_no_store() {
     }
 }
 
+/// The library's own connection would answer a refused greeting for ever.
+#[tokio::test]
+async fn a_password_that_becomes_right_is_tried_again() {
+    let redis = Redis::start();
+    redis.ask(&["CONFIG", "SET", "requirepass", "other"]);
+    let url = format!("{}?pass=hunter2", redis.url());
+    let settings = RedisSettings { url: Secret::new(url), ..redis.settings() };
+    let counters = counters(Some(settings));
+    counters.probe().await;
+    let status = counters.status().unwrap();
+    assert!(!status.reachable && status.last_error.is_some());
+    assert!(!format!("{status:?}").contains("hunter2"));
+    redis.ask(&["--pass", "other", "--no-auth-warning", "CONFIG", "SET", "requirepass", "hunter2"]);
+    for _ in 0..50 {
+        counters.probe().await;
+        if counters.status().unwrap().reachable {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{:?}", counters.status());
+}
+
 #[tokio::test]
 async fn garbage_where_a_counter_should_be_is_a_failure_and_no_panic() {
     let redis = Redis::start();
