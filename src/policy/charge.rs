@@ -140,8 +140,8 @@ fn of_issuer(key: &mut KeyWriter, identity: &Identity, value: &str, request: &Re
 
 fn part_or_source(key: &mut KeyWriter, value: &str, request: &Request<'_>) {
     if value.is_empty() {
-        // Marked, so that an address can never be taken for a user of that name.
-        key.part(b"src");
+        // Marked by what no issuer is called, so that an address can never be taken for a user of that name.
+        key.part(b"");
         source(key, request, 32, 128);
     } else {
         key.part(value.as_bytes());
