@@ -300,6 +300,9 @@ impl Pipeline {
     pub fn without_stages(&self, reason: Reason, now: Now) -> Decision {
         let mut decision = self.decision(reason, self.identities.anonymous(), now);
         decision.degraded = true;
+        // What was asked is not known here; a decision has its line in the log all the same.
+        decision.summary =
+            Some(Box::new(Summary { problem: Some("decided by no stage".to_owned()), ..Summary::default() }));
         decision
     }
 

@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::config;
+use tollgate::decision::Reason;
 use tollgate::identity::Identities;
 use tollgate::limit::Counters;
 use tollgate::pipeline::{DecisionIds, Pipeline, Step};
@@ -258,6 +259,15 @@ fn a_question_that_is_no_request_is_an_error_and_not_a_silence() {
     for arguments in [vec![method], vec![method, method, ("path", TypedData::Str(b"/"))], vec![]] {
         let told = bench.ask(&arguments);
         assert_eq!([&*told["verdict"], &told["reason"], &told["status"]], ["error", "bad_request", "400"]);
+    }
+}
+
+#[test]
+fn a_decision_that_no_stage_made_has_its_log_line_too() {
+    let bench = Bench::new(POLICY);
+    for reason in [Reason::DeadlineExceeded, Reason::Internal] {
+        let decision = bench.pipeline.without_stages(reason, bench.clock.now());
+        assert!(decision.summary.is_some() && decision.degraded, "{decision:?}");
     }
 }
 

@@ -12,9 +12,10 @@ use tollgate::config::{self, Config};
 use tollgate::identity::{Identities, SetupError};
 use tollgate::limit::{Counters, StoreError};
 use tollgate::pipeline::{DecisionIds, Live, Pipeline};
+use tollgate::server;
 use tollgate::server::admin::{self, Admin};
+use tollgate::server::settings::{AdminSettings, Listen};
 use tollgate::server::socket::Listener;
-use tollgate::server::{self, settings::Listen};
 use tollgate::telemetry::{self, LogFormat, Telemetry};
 
 use super::{Failure, failed, stop_on_signal};
@@ -89,8 +90,10 @@ fn load(flags: &RunArgs) -> Result<Config, Failure> {
     if !flags.spop_listen.is_empty() {
         config.spop.listen.clone_from(&flags.spop_listen);
     }
-    if let (Some(listen), Some(admin)) = (&flags.admin_listen, &mut config.admin) {
-        admin.listen = listen.clone();
+    if let Some(listen) = &flags.admin_listen {
+        // Asked for on the command line, it is there, whether or not the config has the section.
+        let token = config.admin.take().and_then(|admin| admin.token);
+        config.admin = Some(AdminSettings { listen: listen.clone(), token });
     }
     // A flag opens no door that the config would have to open: it is held to what the config says.
     if let Some(open) = config.spop.listen.iter().find(|listen| !listen.is_local())
@@ -149,7 +152,8 @@ fn random() -> u32 {
 }
 
 /// SIGHUP: reads the config again. A bad one changes nothing and says why; a good one is in force from the next
-/// decision on. Listeners and counters stay as they were at the start.
+/// decision on. Counters live on unless `counters:` itself changed; `spop` but for its deadline, and `admin`, stay as they
+/// were at the start.
 async fn reload_on_hangup(
     flags: RunArgs,
     live: Arc<Live>,
@@ -171,7 +175,7 @@ async fn reload_on_hangup(
         match reload(&flags, &live, &mut counters, &clock, &end) {
             Ok(()) => {
                 telemetry.reloaded(true);
-                tracing::info!(config = %flags.config.config.display(), "the config was read again and is in force");
+                tracing::info!(config = %flags.config.config.display(), "the config was read again and is in force; `spop` (but for its deadline) and `admin` wait for a restart");
             }
             Err(failure) => {
                 telemetry.reloaded(false);

@@ -67,7 +67,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level, or levels by module, such as `info,tollgate::policy=debug`
-    #[arg(long, env = "TOLLGATE_LOG", value_name = "DIRECTIVES", default_value = "info")]
+    #[arg(long, env = "TOLLGATE_LOG_FILTER", value_name = "DIRECTIVES", default_value = "info")]
     pub log: String,
 }
 
