@@ -3,7 +3,8 @@
 #
 #   scripts/install.sh demo         HAProxy, curl, FastAPI and uvicorn (in .venv)
 #   scripts/install.sh demo-redis   that, and Redis
-#   scripts/install.sh test         that, and the OIDC provider of the tests (npm, in tests/support/idp)
+#   scripts/install.sh test         that, the OIDC provider of the tests (npm, in tests/support/idp), and the HAProxy lines
+#                                   that the protocol is tested against (in .haproxy)
 #
 # From Debian's packages, PyPI and npm, through the mirrors this system is set up with. No service is started, and none
 # that runs is touched.
@@ -47,7 +48,10 @@ main() {
     say "system packages: nothing missing"
   fi
   install_python
-  [ "$set" != test ] || install_idp
+  if [ "$set" = test ]; then
+    install_idp
+    tests/support/haproxies.sh
+  fi
 }
 
 # A python3 that can make a venv with pip in it; nothing if there is none. The first one in PATH need not be the one that
