@@ -90,6 +90,8 @@ struct Metrics {
     connections: Gauge,
     connections_total: Counter,
     connections_refused: Counter,
+    connections_timed_out: Family<TimedOutLabels, Counter>,
+    buffered: Gauge,
     reload_ok: Gauge,
     reloads: Counter,
 }
@@ -100,6 +102,22 @@ struct DecisionLabels {
     reason: &'static str,
     // Rules come from the config, so there are as many of these as rules, whatever callers send.
     rule: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TimedOutLabels {
+    phase: &'static str,
+}
+
+/// What a connection was closed for waiting on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimedOut {
+    /// The peer's HELLO.
+    Hello,
+    /// The rest of a frame.
+    Frame,
+    /// The peer's reading of its ACKs.
+    Write,
 }
 
 impl Default for Telemetry {
@@ -115,6 +133,8 @@ impl Default for Telemetry {
             connections: Gauge::default(),
             connections_total: Counter::default(),
             connections_refused: Counter::default(),
+            connections_timed_out: Family::default(),
+            buffered: Gauge::default(),
             reload_ok: {
                 let ok = Gauge::default();
                 ok.set(1);
@@ -191,6 +211,21 @@ impl Telemetry {
         self.0.connections_refused.inc();
     }
 
+    /// A peer kept the agent waiting for too long.
+    pub fn timed_out(&self, what: TimedOut) {
+        let phase = match what {
+            TimedOut::Hello => "hello",
+            TimedOut::Frame => "frame",
+            TimedOut::Write => "write",
+        };
+        self.0.connections_timed_out.get_or_create(&TimedOutLabels { phase }).inc();
+    }
+
+    /// The number that says what all connections hold.
+    pub fn buffered(&self) -> Buffered {
+        Buffered(self.0.buffered.clone())
+    }
+
     /// The config was read again.
     pub fn reloaded(&self, ok: bool) {
         self.0.reloads.inc();
@@ -213,10 +248,16 @@ impl Telemetry {
         registry.register("protocol_errors", "Connections ended for breaking SPOP", metrics.protocol_errors.clone());
         registry.register("connections", "Open SPOP connections", metrics.connections.clone());
         registry.register("connections_opened", "SPOP connections opened", metrics.connections_total.clone());
+        registry.register("connections_refused", "Peers outside spop.allow_from", metrics.connections_refused.clone());
         registry.register(
-            "connections_refused",
-            "Peers not let in, by address or number",
-            metrics.connections_refused.clone(),
+            "connections_timed_out",
+            "SPOP connections closed because the peer owed a HELLO, the rest of a frame or the reading of its ACKs",
+            metrics.connections_timed_out.clone(),
+        );
+        registry.register(
+            "connections_buffered_bytes",
+            "What all SPOP connections hold beyond 8 KiB each, bounded by spop.max_buffered",
+            metrics.buffered.clone(),
         );
         registry.register("config_reloads", "Times the config was read again", metrics.reloads.clone());
         registry.register(
@@ -239,6 +280,23 @@ pub struct Connected(Gauge<i64, AtomicI64>);
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// Bytes that all connections hold, as one sum.
+#[derive(Clone, Debug)]
+pub struct Buffered(Gauge<i64, AtomicI64>);
+
+impl Buffered {
+    /// One of the summands changes.
+    pub fn change(&self, from: usize, to: usize) {
+        // Sizes in memory are far below 2^63.
+        self.0.inc_by(to as i64 - from as i64);
+    }
+
+    /// The sum.
+    pub fn bytes(&self) -> usize {
+        usize::try_from(self.0.get()).unwrap_or(0)
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `tidy` | the walls between modules, and what may stand where |
 //! | `decide` | request + token + state -> decision, at the pipeline's boundary |
 //! | `spop_server` | the server over real sockets: splitting, pipelining, unix sockets, deadline, panic, drain |
+//! | `spop_limits` | the same under attack: slow, silent, deaf, greedy and endless peers |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
@@ -19,6 +20,7 @@ mod command_line;
 mod decide;
 mod documents;
 mod end_to_end;
+mod spop_limits;
 mod spop_server;
 mod support;
 mod tidy;

@@ -55,24 +55,17 @@ fn decision(reason: Reason, now: Now) -> Decision {
     Decision::new(DecisionId::new(now.unix_s(), 1, 1), reason, Arc::new(Identity::anonymous()))
 }
 
-struct Running {
-    address: std::net::SocketAddr,
+pub struct Running {
+    pub address: std::net::SocketAddr,
     telemetry: Telemetry,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
+    pub stop: CancellationToken,
+    pub task: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(change: impl FnOnce(&mut SpopSettings)) -> Running {
-        let mut settings = SpopSettings {
-            listen: vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())],
-            allow_from: Vec::new(),
-            deadline: SpopSettings::DEADLINE,
-            frame_bytes_max: SpopSettings::FRAME_BYTES_MAX,
-            connections_max: SpopSettings::CONNECTIONS_MAX,
-            hello_timeout: SpopSettings::HELLO_TIMEOUT,
-            drain_timeout: SpopSettings::DRAIN_TIMEOUT,
-        };
+    pub fn start(change: impl FnOnce(&mut SpopSettings)) -> Running {
+        let listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
+        let mut settings = SpopSettings { listen, ..SpopSettings::default() };
         change(&mut settings);
         let listeners: Vec<_> = settings.listen.iter().map(|listen| Listener::bind(listen).unwrap()).collect();
         let address = listeners[0].local_addr().unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
@@ -82,18 +75,18 @@ impl Running {
         Running { address, telemetry, stop, task: tokio::spawn(serving) }
     }
 
-    async fn peer(&self) -> Peer<TcpStream> {
+    pub async fn peer(&self) -> Peer<TcpStream> {
         let socket = TcpStream::connect(self.address).await.unwrap();
         // Two writes must leave as two, not wait for each other.
         socket.set_nodelay(true).unwrap();
         Peer::greeted(socket).await
     }
 
-    fn metrics(&self) -> String {
+    pub fn metrics(&self) -> String {
         self.telemetry.render(Snapshot::default())
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap();
     }

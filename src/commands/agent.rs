@@ -14,6 +14,7 @@ use tollgate::limit::{Counters, StoreError};
 use tollgate::pipeline::{DecisionIds, Live, Pipeline};
 use tollgate::server;
 use tollgate::server::admin::{self, Admin};
+use tollgate::server::descriptors;
 use tollgate::server::settings::{AdminSettings, Listen};
 use tollgate::server::socket::Listener;
 use tollgate::telemetry::{self, LogFormat, Telemetry};
@@ -44,7 +45,16 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
         Some(settings) => Some(Listener::bind(&settings.listen).map_err(failed)?),
         None => None,
     };
-    let spop = config.spop.clone();
+    let mut spop = config.spop.clone();
+    let fitting = descriptors::make_room(spop.connections_max);
+    if fitting < spop.connections_max {
+        tracing::warn!(
+            max_connections = spop.connections_max,
+            fitting,
+            "the limit of open files is too low for `spop.max_connections`; raise LimitNOFILE or `ulimit -Hn`"
+        );
+        spop.connections_max = fitting;
+    }
     let counters = Arc::new(Counters::new(&config.counters).map_err(failed)?);
     let counter_settings = config.counters.clone();
     let pipeline = pipeline(config, None, counters).map_err(wrong_config)?;

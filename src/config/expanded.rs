@@ -45,8 +45,17 @@ impl Config {
         put(out, format_args!("  deadline: {}\n", show_duration(spop.deadline)));
         put(out, format_args!("  max_frame_size: {}\n", show_size(spop.frame_bytes_max.into())));
         put(out, format_args!("  max_connections: {}\n", spop.connections_max));
-        put(out, format_args!("  hello_timeout: {}\n", show_duration(spop.hello_timeout)));
-        put(out, format_args!("  drain_timeout: {}\n", show_duration(spop.drain_timeout)));
+        put(out, format_args!("  max_in_flight: {}\n", spop.in_flight_max));
+        put(out, format_args!("  max_unsent: {}\n", show_size(spop.unsent_bytes_max as u64)));
+        put(out, format_args!("  max_buffered: {}\n", show_size(spop.buffered_bytes_max as u64)));
+        for (key, timeout) in [
+            ("hello_timeout", spop.hello_timeout),
+            ("frame_timeout", spop.frame_timeout),
+            ("write_timeout", spop.write_timeout),
+            ("drain_timeout", spop.drain_timeout),
+        ] {
+            put(out, format_args!("  {key}: {}\n", show_duration(timeout)));
+        }
         if let Some(admin) = &self.admin {
             put(out, format_args!("\nadmin:\n  listen: {}\n", text(&admin.listen.to_string())));
             if let Some(place) = &self.written.admin_token {

@@ -13,15 +13,7 @@ use crate::server::settings::{AdminSettings, Listen, SpopSettings};
 
 /// Reads `spop:`. Every key has a default.
 pub(super) fn spop(at: Option<At<'_>>) -> SpopSettings {
-    let mut settings = SpopSettings {
-        listen: Vec::new(),
-        allow_from: Vec::new(),
-        deadline: SpopSettings::DEADLINE,
-        frame_bytes_max: SpopSettings::FRAME_BYTES_MAX,
-        connections_max: SpopSettings::CONNECTIONS_MAX,
-        hello_timeout: SpopSettings::HELLO_TIMEOUT,
-        drain_timeout: SpopSettings::DRAIN_TIMEOUT,
-    };
+    let mut settings = SpopSettings::default();
     if let Some(mut section) = at.and_then(|at| at.section("a map: `spop: { listen: tcp:127.0.0.1:9001 }`")) {
         let listen_at = section.take("listen");
         let allow_at = section.take("allow_from");
@@ -48,15 +40,29 @@ pub(super) fn spop(at: Option<At<'_>>) -> SpopSettings {
         if let Some(size) = section.take("max_frame_size").and_then(|at| at.size(256, 16 * 1024 * 1024)) {
             settings.frame_bytes_max = u32::try_from(size).unwrap_or(settings.frame_bytes_max);
         }
-        if let Some(count) = section.take("max_connections").and_then(|at| at.integer(1, 1_000_000)) {
-            settings.connections_max = usize::try_from(count).unwrap_or(settings.connections_max);
-        }
-        let patience = |at: At<'_>| at.duration(Duration::from_millis(10), Duration::from_secs(600));
-        if let Some(timeout) = section.take("hello_timeout").and_then(patience) {
-            settings.hello_timeout = timeout;
-        }
-        if let Some(timeout) = section.take("drain_timeout").and_then(patience) {
-            settings.drain_timeout = timeout;
+        let mut count = |key, into: &mut usize| {
+            if let Some(count) = section.take(key).and_then(|at| at.integer(1, 1_000_000)) {
+                *into = usize::try_from(count).unwrap_or(*into);
+            }
+        };
+        count("max_connections", &mut settings.connections_max);
+        count("max_in_flight", &mut settings.in_flight_max);
+        let mut size = |key, into: &mut usize, min| {
+            if let Some(size) = section.take(key).and_then(|at| at.size(min, 64 * 1024 * 1024 * 1024)) {
+                *into = usize::try_from(size).unwrap_or(*into);
+            }
+        };
+        size("max_unsent", &mut settings.unsent_bytes_max, 1024);
+        size("max_buffered", &mut settings.buffered_bytes_max, 1024 * 1024);
+        for (key, into) in [
+            ("hello_timeout", &mut settings.hello_timeout),
+            ("frame_timeout", &mut settings.frame_timeout),
+            ("write_timeout", &mut settings.write_timeout),
+            ("drain_timeout", &mut settings.drain_timeout),
+        ] {
+            if let Some(at) = section.take(key) {
+                *into = at.duration(Duration::from_millis(10), Duration::from_secs(600)).unwrap_or(*into);
+            }
         }
         section.finish();
     }

@@ -8,7 +8,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -37,12 +41,7 @@ pub struct Admin {
 }
 
 /// Serves the admin side on `listener` until `until` is cancelled.
-pub async fn serve(
-    listener: Listener,
-    settings: AdminSettings,
-    admin: Admin,
-    until: CancellationToken,
-) -> std::io::Result<()> {
+pub async fn serve(listener: Listener, settings: AdminSettings, admin: Admin, until: CancellationToken) {
     let state = Arc::new(Guarded { admin, settings });
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
@@ -53,16 +52,50 @@ pub async fn serve(
         .layer(RequestBodyLimitLayer::new(1024))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(5)))
         .with_state(state);
-    let done = async move { until.cancelled().await };
-    match listener {
-        Listener::Tcp(listener) => axum::serve(listener, router).with_graceful_shutdown(done).await,
-        Listener::Unix(listener, unlink) => {
-            let served = axum::serve(listener, router).with_graceful_shutdown(done).await;
-            drop(unlink);
-            served
-        }
+    let service = TowerToHyperService::new(router);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = until.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((socket, _)) = accepted else {
+            // Out of descriptors, most likely: accepting at once again would spin.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let connection = http.serve_connection(TokioIo::new(socket), service.clone());
+        let until = until.clone();
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let served = async {
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    () = until.cancelled() => connection.as_mut().graceful_shutdown(),
+                }
+                // A caller that goes away is none of our business.
+                let _ = connection.await;
+            };
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
+            drop(place);
+        });
     }
 }
+
+/// Callers at once; the next waits in the listen queue. A scraper, a probe and a few people are ten.
+pub const CONNECTIONS_MAX: usize = 32;
+
+/// How long a caller may take for the head of a request, and a connection may wait for the next one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The head of a request; a bearer token of 4 KiB fits with room to spare.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// A whole connection, however slowly its answers are read. A scraper that keeps connections open makes a new one.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Guarded {
     admin: Admin,

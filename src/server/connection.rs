@@ -7,21 +7,22 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, future::Either};
 use tokio_util::sync::CancellationToken;
 
+use super::memory::{Memory, Share};
 use super::settings::SpopSettings;
 use super::socket::Socket;
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Reason};
 use crate::pipeline::{Decide, Step};
 use crate::respond::{Scratch, respond};
-use crate::spop::{Agent, Close, Event, Pending};
-use crate::telemetry::Telemetry;
+use crate::spop::{Agent, Close, Event, Pending, Status};
+use crate::telemetry::{Telemetry, TimedOut};
 
 /// What every connection shares.
 pub(super) struct Shared {
@@ -29,23 +30,29 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
     pub(super) settings: SpopSettings,
+    pub(super) memory: Memory,
     /// The operator wants to stop: answer what is in flight, say goodbye.
     pub(super) stop: CancellationToken,
     /// Waited long enough for that.
     pub(super) abandon: CancellationToken,
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn serve(socket: Socket, shared: Arc<Shared>) {
+/// Serves one connection until it ends; it is closed unless HELLO comes within `hello_timeout`.
+pub(super) async fn serve(socket: Socket, shared: Arc<Shared>, hello_timeout: Duration) {
     let mut connection = Connection {
-        agent: Agent::new(shared.settings.frame_bytes_max),
+        agent: Agent::new(shared.settings.frame_bytes_max).with_in_flight_max(shared.settings.in_flight_max),
         waiting: FuturesUnordered::new(),
+        waiting_bytes: 0,
         scratch: Scratch::default(),
+        share: Share::default(),
+        more: false,
+        ended: false,
+        sent: 0,
         socket,
         shared,
     };
     // Resets are how HAProxy ends health checks and surplus connections; there is nothing to report.
-    if let Err(error) = connection.run().await {
+    if let Err(error) = connection.run(hello_timeout).await {
         tracing::debug!(%error, "a SPOP connection broke");
     }
 }
@@ -54,100 +61,170 @@ struct Connection {
     socket: Socket,
     agent: Agent,
     waiting: FuturesUnordered<Waiting>,
+    /// What the waiting decisions hold.
+    waiting_bytes: usize,
     scratch: Scratch,
+    share: Share,
+    /// Whole frames may be there that were not looked at yet.
+    more: bool,
+    /// The peer sends nothing more; it may still take its ACKs.
+    ended: bool,
+    /// ACK bytes that the socket took so far.
+    sent: u64,
     shared: Arc<Shared>,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = (Pending, Decision, Now)> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Waited> + Send>>;
+
+/// A decision that had to wait, and the bytes it held meanwhile.
+struct Waited {
+    pending: Pending,
+    decision: Decision,
+    asked: Now,
+    bytes: usize,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.share.set(0, &self.shared.memory);
+    }
+}
 
 impl Connection {
-    async fn run(&mut self) -> io::Result<()> {
+    async fn run(&mut self, hello_timeout: Duration) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let greeting = tokio::time::sleep(shared.settings.hello_timeout);
-        let stalled = tokio::time::sleep(STALL);
-        let quiet = tokio::time::sleep(QUIET);
-        tokio::pin!(greeting, stalled, quiet);
-        let mut stopping = false;
-        let mut unsent_before = 0;
+        let settings = &shared.settings;
+        let (mut hello, mut frame, mut write) = (Watch::default(), Watch::default(), Watch::default());
+        let mut quiet = None;
+        let alarm = tokio::time::sleep(hello_timeout);
+        tokio::pin!(alarm);
         loop {
+            let stopping = quiet.is_some();
             // Behind the last ACK, in the same write, and only after a look that found nothing more to answer.
             if stopping && self.agent.in_flight() == 0 && !self.agent.unsent().is_empty() {
-                if !self.receive()? {
-                    return Ok(());
-                }
+                self.receive()?;
                 self.agent.handle_stop();
             }
             self.flush()?;
             let unsent = self.agent.unsent().len();
-            if unsent > 0 && (unsent_before == 0 || unsent < unsent_before) {
-                stalled.set(tokio::time::sleep(STALL));
-            }
-            unsent_before = unsent;
+            let closing = self.agent.poll_close();
             if unsent == 0
-                && let Some(close) = self.agent.poll_close()
+                && let Some(close) = closing
             {
-                if close == Close::Held {
-                    tokio::select! {
-                        () = tokio::time::sleep(HOLD) => {}
-                        () = shared.abandon.cancelled() => {}
-                    }
-                }
+                self.hold(close).await;
                 return Ok(());
             }
-            let closing = self.agent.poll_close().is_some();
             // A peer that does not take its ACKs is not asked for more questions.
-            let read = !closing && !self.agent.is_full() && unsent < UNSENT_BYTES_MAX;
+            let heard = closing.is_none() && !self.agent.is_full() && unsent < settings.unsent_bytes_max;
+            if heard && self.more && self.may_grow() {
+                tokio::task::yield_now().await;
+                self.take_events();
+                continue;
+            }
+            if self.ended && unsent == 0 && self.agent.in_flight() == 0 {
+                return Ok(());
+            }
+            self.agent.shrink(READ_BYTES_MIN);
+            self.account();
+            let paused = !self.may_grow();
+            let read = heard && !self.ended && !self.more && !paused;
+
+            let now = || shared.clock.now().instant();
+            hello.look(self.agent.is_greeting(), 0, || now() + hello_timeout);
+            // A frame that is held up for want of memory counts too: it is part of what the memory is wanted for.
+            let mid_frame = heard && !self.more && self.agent.is_mid_frame();
+            frame.look(mid_frame, self.agent.frames(), || now() + settings.frame_timeout);
+            write.look(unsent > 0, self.sent, || now() + settings.write_timeout);
+            let look_again = paused.then(|| now() + LOOK_AGAIN);
+            let next = [hello.until, frame.until, write.until, quiet, look_again].into_iter().flatten().min();
+            if let Some(next) = next.map(tokio::time::Instant::from_std)
+                && (alarm.is_elapsed() || next < alarm.deadline())
+            {
+                alarm.as_mut().reset(next);
+            }
+
             tokio::select! {
                 biased;
                 () = shared.abandon.cancelled() => return Ok(()),
-                () = shared.stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    quiet.set(tokio::time::sleep(QUIET));
-                }
-                Some((pending, decision, asked)) = self.waiting.next(), if !self.waiting.is_empty() => {
-                    self.answer(pending, &decision, asked);
+                () = shared.stop.cancelled(), if !stopping => quiet = Some(now() + QUIET),
+                Some(waited) = self.waiting.next(), if !self.waiting.is_empty() => {
+                    self.answer_waited(waited);
                     self.answer_finished();
                     self.take_events();
                 }
                 ready = self.socket.ready(read, unsent > 0), if read || unsent > 0 => {
                     ready?;
-                    if read && !self.receive()? {
+                    if read {
+                        self.receive()?;
+                    }
+                    quiet = quiet.map(|_| now() + QUIET);
+                }
+                () = &mut alarm, if next.is_some() => {
+                    let now = now();
+                    let passed = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+                    // Without a word: HAProxy from 3.1 on waits for its whole timeout after a DISCONNECT here, and tries again
+                    // at once after a close.
+                    if passed(hello.until) {
+                        shared.telemetry.timed_out(TimedOut::Hello);
                         return Ok(());
                     }
-                    if stopping {
-                        quiet.set(tokio::time::sleep(QUIET));
+                    if passed(write.until) {
+                        shared.telemetry.timed_out(TimedOut::Write);
+                        return Ok(());
+                    }
+                    if passed(frame.until) {
+                        shared.telemetry.timed_out(TimedOut::Frame);
+                        self.agent.disconnect(Status::Timeout, Close::Held);
+                    }
+                    if passed(quiet) {
+                        self.agent.handle_stop();
+                        quiet = Some(now + QUIET);
                     }
                 }
-                () = &mut quiet, if stopping && !closing => {
-                    self.agent.handle_stop();
-                    quiet.set(tokio::time::sleep(QUIET));
-                }
-                () = &mut greeting, if self.agent.is_greeting() => return Ok(()),
-                () = &mut stalled, if unsent > 0 => return Ok(()),
             }
         }
     }
 
-    /// Reads what is there and decides it; false is the end of the connection.
-    fn receive(&mut self) -> io::Result<bool> {
-        // Large enough for a pipeline of ordinary NOTIFYs; it grows by what really arrives.
-        let buffer = self.agent.buffer();
-        let wanted = READ_BYTES_MIN.max(buffer.len());
-        if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
-            buffer.reserve(wanted);
+    /// Lets a refused peer wait, without any memory for it.
+    async fn hold(&mut self, close: Close) {
+        if close == Close::Held {
+            self.waiting.clear();
+            self.agent.shrink(0);
+            self.share.set(0, &self.shared.memory);
+            tokio::select! {
+                () = tokio::time::sleep(HOLD) => {}
+                () = self.shared.abandon.cancelled() => {}
+            }
         }
+    }
+
+    /// Reads what is there and decides it.
+    fn receive(&mut self) -> io::Result<()> {
+        let buffer = self.agent.buffer_with_room(READ_BYTES_MIN);
         match self.socket.try_read(buffer)? {
-            None => Ok(true),
-            Some(0) => Ok(false),
-            Some(_) => {
-                self.take_events();
-                Ok(true)
-            }
+            None => {}
+            Some(0) => self.ended = true,
+            Some(_) => self.take_events(),
         }
+        Ok(())
     }
 
+    /// Tells the others what this connection holds.
+    fn account(&mut self) {
+        self.share.set(self.agent.allocated_bytes() + self.waiting_bytes, &self.shared.memory);
+    }
+
+    fn may_grow(&self) -> bool {
+        self.share.may_grow(&self.shared.memory)
+    }
+
+    /// Decides what has arrived, as much as one turn takes: a peer that asks without end must leave the thread to others.
     fn take_events(&mut self) {
-        while let Some(event) = self.agent.poll_event() {
+        for _ in 0..TURN {
+            let Some(event) = self.agent.poll_event() else {
+                self.more = false;
+                return;
+            };
             let (pending, messages) = match event {
                 Event::Notify { pending, messages } => (pending, messages),
                 Event::Hello(hello) => {
@@ -173,17 +250,33 @@ impl Connection {
             let decide = &self.shared.decide;
             match catch_unwind(AssertUnwindSafe(|| decide.decide(&messages, now))) {
                 Ok(Step::Done(decision)) => self.answer(pending, &decision, now),
-                Ok(Step::Wait(decision)) => self.wait(pending, decision, now),
+                Ok(Step::Wait(decision)) => {
+                    // The stages that wait keep a copy of the question.
+                    let bytes = messages.as_bytes().len() + WAITING_BYTES;
+                    self.wait(pending, decision, now, bytes);
+                    self.account();
+                    if !self.may_grow() {
+                        break;
+                    }
+                }
                 Err(_) => {
                     let decision = self.panicked(now);
                     self.answer(pending, &decision, now);
                 }
             }
         }
+        self.more = true;
     }
 
     /// Lets a decision wait, but not beyond the deadline and not without an answer if it panics.
-    fn wait(&mut self, pending: Pending, decision: Pin<Box<dyn Future<Output = Decision> + Send>>, now: Now) {
+    fn wait(
+        &mut self,
+        pending: Pending,
+        decision: Pin<Box<dyn Future<Output = Decision> + Send>>,
+        asked: Now,
+        bytes: usize,
+    ) {
+        self.waiting_bytes += bytes;
         let shared = Arc::clone(&self.shared);
         let deadline = tokio::time::sleep(shared.decide.deadline());
         let decision = AssertUnwindSafe(decision).catch_unwind();
@@ -193,22 +286,27 @@ impl Connection {
                 Either::Left((Ok(decision), _)) => decision,
                 Either::Left((Err(_), _)) => {
                     shared.telemetry.panicked();
-                    shared.decide.without_stages(Reason::Internal, now)
+                    shared.decide.without_stages(Reason::Internal, asked)
                 }
                 Either::Right(_) => {
                     shared.telemetry.late();
-                    shared.decide.without_stages(Reason::DeadlineExceeded, now)
+                    shared.decide.without_stages(Reason::DeadlineExceeded, asked)
                 }
             };
-            (pending, decision, now)
+            Waited { pending, decision, asked, bytes }
         }));
     }
 
     /// Answers the decisions that have ended meanwhile, so that one write carries them all.
     fn answer_finished(&mut self) {
-        while let Some(Some((pending, decision, asked))) = self.waiting.next().now_or_never() {
-            self.answer(pending, &decision, asked);
+        while let Some(Some(waited)) = self.waiting.next().now_or_never() {
+            self.answer_waited(waited);
         }
+    }
+
+    fn answer_waited(&mut self, waited: Waited) {
+        self.waiting_bytes -= waited.bytes;
+        self.answer(waited.pending, &waited.decision, waited.asked);
     }
 
     fn answer(&mut self, pending: Pending, decision: &Decision, asked: Now) {
@@ -232,7 +330,10 @@ impl Connection {
         while !unsent.is_empty() {
             match self.socket.try_write(unsent)? {
                 Some(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Some(written) => unsent.advance(written),
+                Some(written) => {
+                    unsent.advance(written);
+                    self.sent += written as u64;
+                }
                 None => break,
             }
         }
@@ -240,19 +341,39 @@ impl Connection {
     }
 }
 
-/// Spare room that a read begins with: three NOTIFYs with a token of 900 bytes, half of what an idle connection may
-/// take.
-const READ_BYTES_MIN: usize = 4096;
+/// Something that the peer owes, and until when; each bit of progress gives it the whole time again.
+#[derive(Default)]
+struct Watch {
+    progress: u64,
+    until: Option<Instant>,
+}
 
-/// ACKs that a peer has not taken: at 815 bytes each eighty of them, four times what HAProxy keeps in flight.
-const UNSENT_BYTES_MAX: usize = 64 * 1024;
+impl Watch {
+    fn look(&mut self, owes: bool, progress: u64, until: impl FnOnce() -> Instant) {
+        if !owes {
+            self.until = None;
+        } else if self.until.is_none() || self.progress != progress {
+            self.until = Some(until());
+            self.progress = progress;
+        }
+    }
+}
 
-/// A peer that takes nothing for this long takes nothing any more.
-const STALL: Duration = Duration::from_secs(5);
+/// Spare room of a read, and what an idle connection keeps.
+const READ_BYTES_MIN: usize = SpopSettings::OWN_BYTES / 2;
+
+/// NOTIFYs that are decided before other connections get their turn: a quarter of a millisecond at some 4 µs each.
+const TURN: usize = 64;
+
+/// The state of a decision that waits, besides its question.
+const WAITING_BYTES: usize = 2048;
+
+/// How long a connection that may not grow waits before it looks again: half of the shortest deadline in use.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Without a question for this long, HAProxy is hardly asking one this very moment.
 const QUIET: Duration = Duration::from_millis(250);
 
 /// How long a refused peer is kept: at most four reconnects a second for each of HAProxy's threads, instead of
-/// thousands (spop.md, rule 11).
+/// thousands (HAProxy 2.6 to 3.0 reconnects at once for as long as a request waits).
 const HOLD: Duration = Duration::from_millis(300);

@@ -1,6 +1,6 @@
 //! Our half of the conversation: bytes in, events out, ACKs back. It owns the protocol, no socket and no clock.
 //!
-//! A driver reads into [`Agent::buffer`], takes events from [`Agent::poll_event`] until there is none, answers each
+//! A driver reads into [`Agent::buffer_with_room`], takes events from [`Agent::poll_event`] until there is none, answers each
 //! [`Event::Notify`] once with [`Agent::ack`], and writes what stands in [`Agent::unsent`]. When [`Agent::poll_close`]
 //! says so and nothing is unsent, it closes. The operator's wish to end the conversation is [`Agent::handle_stop`], which
 //! says goodbye if nothing is in flight.
@@ -18,11 +18,15 @@ use super::{Action, Messages, ack, varint};
 pub struct Agent {
     deframer: Deframer,
     unsent: BytesMut,
+    /// What its buffer grew to; `BytesMut` forgets the part that was sent.
+    unsent_bytes_peak: usize,
     state: State,
     frame_bytes_max: u32,
     /// Set by the HELLO.
     ack_bytes_max: usize,
     in_flight: usize,
+    in_flight_max: usize,
+    frames: u64,
     fragments: Option<Fragments>,
 }
 
@@ -96,8 +100,9 @@ impl Pending {
 }
 
 impl Agent {
-    /// NOTIFYs in flight on one connection at most; the next is read when one is answered. HAProxy's own default is 20
-    /// and its older engine can be configured higher; each costs a decision's state, about 2 KiB.
+    /// NOTIFYs in flight on one connection at most, unless [`Agent::with_in_flight_max`] says otherwise; the next is read
+    /// when one is answered. HAProxy's own default is 20 and its older engine can be configured higher; each costs a
+    /// decision's state, about 2 KiB.
     pub const IN_FLIGHT_MAX: usize = 256;
 
     /// A conversation that takes and announces frames of at most `frame_bytes_max` bytes. The same bound holds for a
@@ -106,12 +111,21 @@ impl Agent {
         Agent {
             deframer: Deframer::new(frame_bytes_max),
             unsent: BytesMut::new(),
+            unsent_bytes_peak: 0,
             state: State::Greeting,
             frame_bytes_max,
             ack_bytes_max: 0,
             in_flight: 0,
+            in_flight_max: Agent::IN_FLIGHT_MAX,
+            frames: 0,
             fragments: None,
         }
+    }
+
+    /// The same with another bound for the NOTIFYs in flight, at least one.
+    pub fn with_in_flight_max(mut self, in_flight_max: usize) -> Agent {
+        self.in_flight_max = in_flight_max.max(1);
+        self
     }
 
     // What happened.
@@ -119,6 +133,11 @@ impl Agent {
     /// Where the driver appends what it reads.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.deframer.buffer()
+    }
+
+    /// The same with room for `spare` bytes at least.
+    pub fn buffer_with_room(&mut self, spare: usize) -> &mut BytesMut {
+        self.deframer.buffer_with_room(spare)
     }
 
     /// The operator wants to stop: says goodbye if nothing is in flight, and nothing if something is.
@@ -144,6 +163,7 @@ impl Agent {
         let actions = if fits { actions } else { &[] };
         if !matches!(self.state, State::Closing(_)) {
             ack::encode(pending.stream_id, pending.frame_id, actions, &mut self.unsent);
+            self.unsent_bytes_peak = self.unsent_bytes_peak.max(self.unsent.len());
         }
         fits
     }
@@ -166,7 +186,7 @@ impl Agent {
                 return None;
             }
             match self.deframer.step() {
-                Ok(true) => {}
+                Ok(true) => self.frames += 1,
                 Ok(false) => return None,
                 Err(status) => return Some(self.refuse(status)),
             }
@@ -208,12 +228,40 @@ impl Agent {
 
     /// Whether so many NOTIFYs are in flight that nothing more should be read.
     pub fn is_full(&self) -> bool {
-        self.in_flight >= Agent::IN_FLIGHT_MAX
+        self.in_flight >= self.in_flight_max
     }
 
     /// Whether HELLO is still to come.
     pub fn is_greeting(&self) -> bool {
         self.state == State::Greeting
+    }
+
+    /// Whether a frame, or a NOTIFY in fragments, has begun and the rest is still to come.
+    pub fn is_mid_frame(&self) -> bool {
+        self.deframer.is_partial() || self.fragments.as_ref().is_some_and(|fragments| !fragments.whole)
+    }
+
+    /// Frames received so far.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// What the conversation takes of the heap, in bytes.
+    pub fn allocated_bytes(&self) -> usize {
+        let fragments = self.fragments.as_ref().map_or(0, |fragments| fragments.payload.capacity());
+        self.deframer.allocated_bytes() + fragments + self.unsent_bytes_peak
+    }
+
+    /// Gives back what empty buffers have beyond `bytes_max` each; once nothing more is read, all that was read too.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        if matches!(self.state, State::Closing(_)) {
+            (self.deframer, self.fragments) = (Deframer::new(self.frame_bytes_max), None);
+        }
+        self.fragments.take_if(|fragments| fragments.whole);
+        self.deframer.shrink(bytes_max);
+        if self.unsent.is_empty() && self.unsent_bytes_peak > bytes_max {
+            (self.unsent, self.unsent_bytes_peak) = (BytesMut::new(), 0);
+        }
     }
 
     /// NOTIFYs without an ACK.
@@ -483,6 +531,42 @@ mod tests {
         let action = Action::SetVar { scope: Scope::Transaction, name: "groups", value: TypedData::Str(&long) };
         assert!(!agent.ack(pending, &[action]));
         assert!(agent.unsent().len() < 32);
+    }
+
+    #[test]
+    fn memory_of_a_large_frame_and_of_many_acks_is_given_back() {
+        let mut agent = greeted();
+        let long = vec![b'x'; 60_000];
+        let mut bytes = BytesMut::new();
+        engine::notify(1, 1, &[("path", TypedData::Str(&long))], &mut bytes);
+        // As a driver reads: what arrives, a piece at a time.
+        for piece in bytes.chunks(4096) {
+            agent.buffer_with_room(4096).extend_from_slice(piece);
+        }
+        let Some(Event::Notify { pending, .. }) = agent.poll_event() else { panic!("no NOTIFY") };
+        assert!((60_000..=128 * 1024).contains(&agent.allocated_bytes()), "{}", agent.allocated_bytes());
+        let action = Action::SetVar { scope: Scope::Transaction, name: "user", value: TypedData::Str(&[b'x'; 600]) };
+        assert!(agent.ack(pending, &[action]));
+        agent.shrink(256);
+        assert!((600..1024).contains(&agent.allocated_bytes()), "what is unsent stays");
+        agent.unsent().clear();
+        agent.shrink(256);
+        assert_eq!(agent.allocated_bytes(), 0);
+    }
+
+    #[test]
+    fn half_a_question_is_seen_as_such() {
+        let mut agent = greeted();
+        assert_eq!((agent.is_mid_frame(), agent.frames()), (false, 1));
+        agent.buffer().extend_from_slice(&[0, 0, 0]);
+        assert!(agent.poll_event().is_none() && agent.is_mid_frame());
+        let mut agent = greeted();
+        Frame::encode(FrameType::Notify, Flags::NONE, 1, 1, agent.buffer(), |_| {});
+        assert!(agent.poll_event().is_none() && agent.is_mid_frame());
+        Frame::encode(FrameType::Unset, Flags::FIN, 1, 1, agent.buffer(), |_| {});
+        let Some(Event::Notify { pending, .. }) = agent.poll_event() else { panic!("no NOTIFY") };
+        assert_eq!((agent.is_mid_frame(), agent.frames()), (false, 3));
+        assert!(agent.ack(pending, &[]));
     }
 
     #[test]

@@ -11,13 +11,15 @@ pub struct Deframer {
     received: BytesMut,
     /// How much of the front belongs to the frame that was given last.
     given: usize,
+    /// What the buffer takes of the heap; `BytesMut` forgets the part that was consumed.
+    allocated: usize,
     frame_bytes_max: usize,
 }
 
 impl Deframer {
     /// Frames longer than `frame_bytes_max`, without their prefix, are refused.
     pub fn new(frame_bytes_max: u32) -> Deframer {
-        Deframer { received: BytesMut::new(), given: 0, frame_bytes_max: frame_bytes_max as usize }
+        Deframer { received: BytesMut::new(), given: 0, allocated: 0, frame_bytes_max: frame_bytes_max as usize }
     }
 
     /// Where the driver appends what it reads. It grows with what really arrives, never by what a length prefix
@@ -25,6 +27,32 @@ impl Deframer {
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.release();
         &mut self.received
+    }
+
+    /// The same with room for `spare` bytes at least.
+    pub fn buffer_with_room(&mut self, spare: usize) -> &mut BytesMut {
+        self.release();
+        if !self.received.try_reclaim(spare) {
+            // Not `reserve`: it may take twice as much as is asked for, and says nothing of it.
+            self.allocated = (self.received.len() + spare).next_power_of_two();
+            let mut larger = BytesMut::with_capacity(self.allocated);
+            larger.extend_from_slice(&self.received);
+            self.received = larger;
+        }
+        &mut self.received
+    }
+
+    /// Gives back what the buffer has beyond `bytes_max`, unless something is in it.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        self.release();
+        if self.received.is_empty() && self.allocated > bytes_max {
+            (self.received, self.allocated) = (BytesMut::new(), 0);
+        }
+    }
+
+    /// What the buffer takes of the heap, in bytes.
+    pub fn allocated_bytes(&self) -> usize {
+        self.allocated.max(self.received.len())
     }
 
     /// Steps to the next whole frame; false until more bytes are there. After an error the rest of the stream means

@@ -70,6 +70,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.socket.write_all(&out).await.unwrap();
     }
 
+    /// Asks about `path` and gives the verdict.
+    pub async fn ask(&mut self, path: &str) -> String {
+        self.write(|out| engine::notify(1, 1, &request(path, None), out)).await;
+        self.frame().await.unwrap().variable("verdict")
+    }
+
+    /// The next frame, or `None` where the server closed, however long it takes.
+    pub async fn frame_or_end(&mut self) -> Option<Received> {
+        self.frame_whenever().await
+    }
+
     /// The next frame; `None` where the server closed. At most five seconds.
     pub async fn frame(&mut self) -> Option<Received> {
         tokio::time::timeout(Duration::from_secs(5), self.frame_whenever()).await.expect("no frame within five seconds")
