@@ -39,6 +39,7 @@ main() {
   fi
   if [ "$set" = test ]; then
     has node || packages+=(nodejs)
+    has ip || packages+=(iproute2)
     has npm || packages+=(npm)
   fi
 

@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`clock`], [`secret`], [`trace`] | the time; what must not be seen; the reasons behind a decision |
+//! | [`supervise`] | background work that outlives its own panics |
 //! | [`spop`] | the protocol, without sockets and clocks |
 //! | [`request`], [`extract`] | what HAProxy told us; messages to request |
 //! | [`identity`] | request to identity: who is calling |
@@ -43,5 +44,6 @@ pub mod respond;
 pub mod secret;
 pub mod server;
 pub mod spop;
+pub mod supervise;
 pub mod telemetry;
 pub mod trace;

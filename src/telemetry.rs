@@ -47,6 +47,7 @@ pub fn init_log(format: LogFormat, directives: &str) -> Result<LogGuard, LogErro
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).finish(std::io::stderr());
     let dropped = writer.error_counter();
     let registry = tracing_subscriber::registry().with(filter);
+    std::panic::set_hook(Box::new(log_panic));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
     match format {
         LogFormat::Text => registry.with(layer.compact()).try_init(),
@@ -54,6 +55,14 @@ pub fn init_log(format: LogFormat, directives: &str) -> Result<LogGuard, LogErro
     }
     .map_err(|source| LogError::Installed { source })?;
     Ok(LogGuard { _worker: worker, dropped })
+}
+
+/// One line for a panic, through the log: standard error itself may be blocked. A message that was put together at run
+/// time may hold what a caller sent, and stays out.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(withheld)");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(place, message, "a panic");
 }
 
 /// Why there is no log.
@@ -315,6 +324,8 @@ pub struct Snapshot {
     pub tokens_cached: u64,
     /// Log lines dropped.
     pub log_lines_dropped: u64,
+    /// Background tasks that panicked and were begun again.
+    pub tasks_restarted: u64,
 }
 
 /// One issuer's keys.
@@ -404,6 +415,7 @@ impl Collector for Snapshot {
                 self.memory_counters_evicted,
             ),
             ("log_lines_dropped", "Log lines dropped because nobody read them", self.log_lines_dropped),
+            ("tasks_restarted", "Background tasks that panicked and were begun again", self.tasks_restarted),
         ] {
             let value: ConstCounter<u64> = ConstCounter::new(value);
             value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;

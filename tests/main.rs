@@ -8,6 +8,7 @@
 //! | `spop_limits` | the same under attack: slow, silent, deaf, greedy and endless peers |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
+//! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
 //!
 //! `support` starts real programs on free ports and stops them; nothing is left running. What is not installed is a
@@ -20,6 +21,7 @@ mod command_line;
 mod decide;
 mod documents;
 mod end_to_end;
+mod operating;
 mod spop_limits;
 mod spop_server;
 mod support;

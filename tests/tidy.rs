@@ -11,6 +11,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("request", &[]),
     ("trace", &[]),
     ("spop", &[]),
+    ("supervise", &[]),
     ("limit", &["clock", "secret", "trace"]),
     ("identity", &["clock", "request", "secret", "trace"]),
     ("extract", &["request", "spop"]),
@@ -24,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("explain", &["clock", "decision", "identity", "pipeline", "respond", "spop", "trace"]),
     ("telemetry", &["decision"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
-    ("server", &["clock", "decision", "pipeline", "respond", "secret", "spop", "telemetry"]),
+    ("server", &["clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
     ("config", &["identity", "limit", "policy", "secret", "server"]),
     ("dev_idp", &["clock"]),
 ];

@@ -1,5 +1,6 @@
 //! `tollgate run`: the agent.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tollgate::server::admin::{self, Admin};
 use tollgate::server::descriptors;
 use tollgate::server::settings::{AdminSettings, Listen};
 use tollgate::server::socket::Listener;
+use tollgate::supervise;
 use tollgate::telemetry::{self, LogFormat, Telemetry};
 
 use super::{Failure, failed, stop_on_signal};
@@ -80,7 +82,8 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
         telemetry.clone(),
         end.clone(),
     ));
-    let probing = tokio::spawn(probe(Arc::clone(&live), end.clone()));
+    let (probed, probed_until) = (Arc::clone(&live), end.clone());
+    let probing = tokio::spawn(supervise::run("probe", move || probe(Arc::clone(&probed), probed_until.clone())));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "tollgate serves");
     server::serve(listeners, spop, Arc::clone(&live) as _, clock, telemetry, stop).await;
@@ -182,7 +185,11 @@ async fn reload_on_hangup(
             () = end.cancelled() => return,
             received = hangup.recv() => if received.is_none() { return },
         }
-        match reload(&flags, &live, &mut counters, &clock, &end) {
+        // One that panics is one that failed: the next SIGHUP still counts.
+        let reload = || reload(&flags, &live, &mut counters, &clock, &end);
+        match catch_unwind(AssertUnwindSafe(reload))
+            .unwrap_or_else(|_| Err(Failure::text("reading it panicked".to_owned())))
+        {
             Ok(()) => {
                 telemetry.reloaded(true);
                 tracing::info!(config = %flags.config.config.display(), "the config was read again and is in force; `spop` (but for its deadline) and `admin` wait for a restart");

@@ -45,7 +45,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// A failure in words.
-    fn text(text: String) -> Failure {
+    pub(super) fn text(text: String) -> Failure {
         Failure::Run(text.into())
     }
 

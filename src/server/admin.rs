@@ -22,6 +22,7 @@ use super::settings::AdminSettings;
 use super::socket::Listener;
 use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
+use crate::supervise;
 use crate::telemetry::{IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
 
 /// What the admin side shows.
@@ -200,6 +201,7 @@ fn snapshot(admin: &Admin) -> Snapshot {
         memory_counters: memory.live,
         memory_counters_evicted: memory.evicted_live,
         tokens_cached: pipeline.identities.cached().0,
+        tasks_restarted: supervise::restarts(),
         log_lines_dropped: admin.log_dropped.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64),
     }
 }

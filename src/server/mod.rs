@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::pipeline::Decide;
+use crate::supervise;
 use crate::telemetry::Telemetry;
 use connection::Shared;
 use memory::Memory;
@@ -49,7 +50,7 @@ pub async fn serve(
             let door = Door { room: Arc::clone(&room), refusals: Arc::clone(&refusals) };
             tokio::spawn(async move {
                 tokio::select! {
-                    () = accept(&listener, &shared, &door, &connections) => {}
+                    () = supervise::run("accept", || accept(&listener, &shared, &door, &connections)) => {}
                     () = shared.stop.cancelled() => {}
                 }
                 // Closing resets what waits in the listen queue, with the question it brought; so that is taken first.
@@ -60,7 +61,7 @@ pub async fn serve(
         })
         .collect();
     for task in accepting {
-        // It ends by `stop` only; a panic in it would have ended the accepting, not the connections.
+        // It ends by `stop` only.
         let _ = task.await;
     }
     stop.cancelled().await;

@@ -70,6 +70,11 @@ impl Program {
         assert!(status.success(), "cannot signal {}", self.name);
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it ends, at most `for_max`; gives its exit code.
     pub fn wait(&mut self, for_max: Duration) -> Option<i32> {
         let until = Instant::now() + for_max;

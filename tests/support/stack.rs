@@ -163,6 +163,11 @@ impl Agent {
 
     /// The same on a given SPOP address: `127.0.0.1:9001` or `unix@/path`, as HAProxy writes it.
     pub async fn start_on(config: &str, spop: &str) -> Agent {
+        Agent::start_under(&[], config, spop).await
+    }
+
+    /// The same, run by another program: `prlimit`, a shell.
+    pub async fn start_under(runner: &[&str], config: &str, spop: &str) -> Agent {
         let folder = folder();
         let path = folder.path().join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
@@ -172,7 +177,7 @@ impl Agent {
             None => format!("tcp:{spop}"),
         };
         let admin = format!("tcp:127.0.0.1:{admin_port}");
-        let command = [
+        let agent = [
             env!("CARGO_BIN_EXE_tollgate"),
             "run",
             "--config",
@@ -184,6 +189,7 @@ impl Agent {
             "--log-format",
             "json",
         ];
+        let command: Vec<_> = runner.iter().chain(&agent).copied().collect();
         let log = folder.path().join("agent.log");
         let mut program = Program::start("tollgate", &command, &[], &log);
         listening(admin_port, &mut program).await;

@@ -1,0 +1,199 @@
+//! The agent as a process that somebody is on call for.
+
+use std::fs::OpenOptions;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tollgate::spop::engine;
+use tollgate::spop::frame::FrameType;
+
+use crate::support::spop::{Peer, request};
+use crate::support::stack::Agent;
+use crate::support::{client, eventually, folder, free_port};
+
+const CONFIG: &str = "
+admin: { listen: tcp:127.0.0.1:9003 }
+rules:
+  - { name: public, path: /public/**, allow: anyone }
+";
+
+/// 256 descriptors and 300 connections: those that fit are served, the others wait without costing a processor, and
+/// what is not SPOP still has descriptors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_connections_wait_and_cost_nothing() {
+    let spop = format!("127.0.0.1:{}", free_port());
+    let agent = Agent::start_under(&["prlimit", "--nofile=256:256"], CONFIG, &spop).await;
+    assert!(agent.program.log().contains("the limit of open files is too low"), "{}", agent.program.log());
+    let mut peers = Vec::new();
+    for _ in 0..300 {
+        let mut peer = Peer::new(TcpStream::connect(&spop).await.unwrap());
+        peer.write(|out| engine::hello(16380, true, out)).await;
+        peers.push(peer);
+    }
+    let room = 256 - tollgate::server::descriptors::RESERVED;
+    eventually("what fits is served", async || {
+        (agent.metric("tollgate_connections").await as usize == room).then_some(())
+    })
+    .await;
+    let (begun, used) = (Instant::now(), processor_time(agent.program.pid()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = processor_time(agent.program.pid()) - used;
+    assert!(used < begun.elapsed() / 10, "{used:?} of processor time while they wait");
+    assert!(!agent.program.log().contains("cannot accept"), "it never came to that");
+    // Everything else still has descriptors, a new config and its secrets too.
+    assert_eq!(agent.admin("/livez").await.0, 200);
+    agent.program.signal("HUP");
+    eventually("the config is read again", async || {
+        (agent.metric("tollgate_config_reloads_total").await == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(agent.metric("tollgate_config_last_reload_ok").await, 1.0);
+    // The first ones go, and those that waited are served, each of them.
+    let waited = peers.split_off(room);
+    drop(peers);
+    let begun = Instant::now();
+    for mut peer in waited {
+        assert_eq!(peer.frame().await.unwrap().kind, FrameType::AgentHello);
+        assert_eq!(peer.ask("/public/x").await, "allow");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// A log that nobody reads, and one that cannot be written, cost lines, which are counted, and no decision; the agent
+/// still ends when it is told to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_log_costs_lines_and_no_decision() {
+    const QUESTIONS: u64 = 12_000;
+    let folder = folder();
+    let pipe = folder.path().join("log");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Open for reading, or the agent could not open it for writing; never read.
+    let _unread = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    for (sink, drops) in [(pipe.to_str().unwrap(), true), ("/dev/full", false)] {
+        let spop = format!("127.0.0.1:{}", free_port());
+        let shell = format!("exec \"$@\" 2>{sink}");
+        let mut agent = Agent::start_under(&["sh", "-c", &shell, "sh"], CONFIG, &spop).await;
+        let mut peer = Peer::greeted(TcpStream::connect(&spop).await.unwrap()).await;
+        for first in (0..QUESTIONS).step_by(200) {
+            let path = format!("/public/{}", "x".repeat(200));
+            peer.write(|out| {
+                (first..first + 200).for_each(|stream| engine::notify(stream, 1, &request(&path, None), out));
+            })
+            .await;
+            for stream in first..first + 200 {
+                let ack = peer.frame().await.unwrap();
+                assert_eq!((ack.stream_id, ack.variable("verdict").as_str()), (stream, "allow"), "{sink}");
+            }
+        }
+        let dropped = agent.metric("tollgate_log_lines_dropped_total").await;
+        assert_eq!(dropped > 0.0, drops, "{sink}: {dropped}");
+        assert_eq!(agent.metric("tollgate_decisions_late_total").await, 0.0);
+        agent.program.signal("TERM");
+        assert_eq!(agent.program.wait(Duration::from_secs(10)), Some(0), "{sink}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_side_takes_no_orders_no_bodies_and_no_time() {
+    let agent = Agent::start(CONFIG).await;
+    let url = |path: &str| format!("http://127.0.0.1:{}{path}", agent.admin_port);
+    for path in ["/livez", "/readyz", "/metrics", "/status"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            let response = client().request(method.parse().unwrap(), url(path)).body("x").send().await.unwrap();
+            assert_eq!(response.status().as_u16(), 405, "{method} {path}");
+        }
+        let response = client().post(url(path)).body(vec![b'x'; 4096]).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 413, "a body on {path}");
+    }
+    for path in ["/debug/pprof", "/debug", "/shutdown", "/reload"] {
+        assert_eq!(agent.admin(path).await.0, 404, "{path}");
+    }
+    let response = client().get(url("/livez")).header("x-long", "x".repeat(20_000)).send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 431);
+
+    // As many slow callers as there is room for: each is closed for its slowness, and the next one is served.
+    let mut slow = Vec::new();
+    for _ in 0..tollgate::server::admin::CONNECTIONS_MAX {
+        let mut caller = TcpStream::connect(("127.0.0.1", agent.admin_port)).await.unwrap();
+        caller.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+        slow.push(caller);
+    }
+    assert_eq!(agent.admin("/livez").await.0, 200, "within ten seconds");
+    for mut caller in slow {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = tokio::time::timeout(Duration::from_secs(10), caller.read_to_end(&mut rest)).await.unwrap();
+    }
+}
+
+/// In a network namespace of its own, where an address beyond loopback is this machine's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_outside_the_allow_list_is_held_and_closed_and_takes_no_place() {
+    let folder = folder();
+    let config = folder.path().join("tollgate.yaml");
+    let text = "spop: { listen: [\"tcp:0.0.0.0:9001\"], allow_from: [192.0.2.7], max_connections: 2 }\n";
+    std::fs::write(&config, format!("{text}{}", CONFIG.replace("admin: { listen: tcp:127.0.0.1:9003 }", ""))).unwrap();
+    let script = r#"
+import socket, struct, sys, time
+def hello(source):
+    peer = socket.create_connection(("192.0.2.1", 9001), timeout=5, source_address=(source, 0))
+    begun = time.monotonic()
+    payload = b"\x12supported-versions\x08\x032.0" + b"\x0emax-frame-size\x03\xfc\xf0\x06" + b"\x0ccapabilities\x08\x00"
+    frame = b"\x01\x00\x00\x00\x01\x00\x00" + payload
+    peer.sendall(struct.pack(">I", len(frame)) + frame)
+    try: answer = peer.recv(4096)
+    except ConnectionResetError: answer = b""
+    return peer, answer, time.monotonic() - begun
+kept = [hello("192.0.2.7") for _ in range(1)]
+assert kept[0][1][4] == 101, "an allowed peer is answered"
+strangers = [hello("192.0.2.66") for _ in range(5)]
+for _, answer, held in strangers:
+    assert answer == b"", "a stranger gets nothing"
+    assert held > 0.2, "and is held for a moment: %s" % held
+# The second of two places is still free: strangers took none.
+assert hello("192.0.2.7")[1][4] == 101
+"#;
+    let inside = format!(
+        r#"set -e
+ip link set lo up
+for address in 192.0.2.1 192.0.2.7 192.0.2.66; do ip address add $address/32 dev lo; done
+"{agent}" run --config "{config}" 2>"{folder}/log" &
+agent=$!
+trap 'kill $agent' EXIT
+for _ in $(seq 200); do grep -q "tollgate serves" "{folder}/log" && break; sleep 0.05; done
+.venv/bin/python - <<'PYTHON'
+{script}
+PYTHON
+"#,
+        agent = env!("CARGO_BIN_EXE_tollgate"),
+        config = config.display(),
+        folder = folder.path().display(),
+    );
+    let user = Command::new("id").arg("-u").output().unwrap().stdout;
+    let flags: &[&str] = if user == b"0\n" { &["-n"] } else { &["-rn"] };
+    if !Command::new("unshare").args(flags).arg("true").output().is_ok_and(|tried| tried.status.success()) {
+        println!("skipped: a_peer_outside_the_allow_list: this system lets no one make a network namespace");
+        return;
+    }
+    let run = Command::new("unshare")
+        .args(flags)
+        .args(["sh", "-c", &inside])
+        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap()))
+        .current_dir(crate::support::root())
+        .output()
+        .unwrap();
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+    assert!(run.status.success(), "{}\n{log}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(log.matches("outside `spop.allow_from`").count(), 5, "{log}");
+}
+
+/// What a process has used of the processors, by the kernel's count of hundredths of a second.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Fields 14 and 15, counted behind the name in parentheses, which is the second.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
