@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::read::{At, quote};
 use super::secrets;
+use super::values::show_size;
 use crate::secret::SecretSource;
 use crate::server::settings::{AdminSettings, Listen, SpopSettings};
 
@@ -54,6 +55,16 @@ pub(super) fn spop(at: Option<At<'_>>) -> SpopSettings {
         };
         size("max_unsent", &mut settings.unsent_bytes_max, 1024);
         size("max_buffered", &mut settings.buffered_bytes_max, 1024 * 1024);
+        let least = 2 * settings.frame_bytes_max as usize;
+        if settings.buffered_bytes_max < least {
+            section.at().refuse(
+                format!(
+                    "`max_buffered` of {} has no room for a frame of `max_frame_size` while its buffer grows",
+                    show_size(settings.buffered_bytes_max as u64)
+                ),
+                format!("{} or more", show_size(least as u64)),
+            );
+        }
         for (key, into) in [
             ("hello_timeout", &mut settings.hello_timeout),
             ("frame_timeout", &mut settings.frame_timeout),

@@ -116,7 +116,7 @@ impl Connection {
             }
             // A peer that does not take its ACKs is not asked for more questions.
             let heard = closing.is_none() && !self.agent.is_full() && unsent < settings.unsent_bytes_max;
-            if heard && self.more && self.may_grow() {
+            if heard && self.more && self.may_grow(0) {
                 tokio::task::yield_now().await;
                 self.take_events();
                 continue;
@@ -126,7 +126,8 @@ impl Connection {
             }
             self.agent.shrink(READ_BYTES_MIN);
             self.account();
-            let paused = !self.may_grow();
+            let growth = if self.more { 0 } else { self.agent.growth_for(READ_BYTES_MIN) };
+            let paused = heard && !self.ended && !self.may_grow(growth);
             let read = heard && !self.ended && !self.more && !paused;
 
             let now = || shared.clock.now().instant();
@@ -209,13 +210,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Tells the others what this connection holds.
-    fn account(&mut self) {
-        self.share.set(self.agent.allocated_bytes() + self.waiting_bytes, &self.shared.memory);
+    /// What this connection holds of the heap, in bytes.
+    fn held(&self) -> usize {
+        self.agent.allocated_bytes() + self.waiting_bytes
     }
 
-    fn may_grow(&self) -> bool {
-        self.share.may_grow(&self.shared.memory)
+    /// Tells the others what this connection holds.
+    fn account(&mut self) {
+        self.share.set(self.held(), &self.shared.memory);
+    }
+
+    fn may_grow(&self, by: usize) -> bool {
+        self.share.may_hold(self.held() + by, &self.shared.memory)
     }
 
     /// Decides what has arrived, as much as one turn takes: a peer that asks without end must leave the thread to others.
@@ -254,14 +260,17 @@ impl Connection {
                     // The stages that wait keep a copy of the question.
                     let bytes = messages.as_bytes().len() + WAITING_BYTES;
                     self.wait(pending, decision, now, bytes);
-                    self.account();
-                    if !self.may_grow() {
-                        break;
-                    }
                 }
                 Err(_) => {
                     let decision = self.panicked(now);
                     self.answer(pending, &decision, now);
+                }
+            }
+            // A short question can have a long answer, and one that waits holds its state.
+            if self.held() > SpopSettings::OWN_BYTES {
+                self.account();
+                if !self.may_grow(0) {
+                    break;
                 }
             }
         }

@@ -30,10 +30,11 @@ impl Share {
         }
     }
 
-    /// Whether the connection may take on more: always while it holds no more than its own, so that a flood elsewhere
-    /// slows it down and never shuts it out.
-    pub(super) fn may_grow(&self, memory: &Memory) -> bool {
-        self.0 == 0 || memory.held.bytes() <= memory.bytes_max
+    /// Whether the connection may hold `bytes`, its own included: always where those are no more than its own, so that a
+    /// flood elsewhere slows it down and never shuts it out.
+    pub(super) fn may_hold(&self, bytes: usize, memory: &Memory) -> bool {
+        let bytes = bytes.saturating_sub(SpopSettings::OWN_BYTES);
+        bytes == 0 || memory.held.bytes().saturating_sub(self.0) + bytes <= memory.bytes_max
     }
 }
 
@@ -43,18 +44,17 @@ mod tests {
     use crate::telemetry::Telemetry;
 
     #[test]
-    fn one_that_holds_little_may_always_grow() {
+    fn one_that_holds_little_may_always_hold_its_own() {
+        const OWN: usize = SpopSettings::OWN_BYTES;
         let memory = Memory::new(Telemetry::default().buffered(), 10_000);
-        let (mut large, mut small) = (Share::default(), Share::default());
-        large.set(SpopSettings::OWN_BYTES + 10_000, &memory);
-        assert!(large.may_grow(&memory), "at the bound");
-        small.set(SpopSettings::OWN_BYTES + 1, &memory);
-        assert!(!large.may_grow(&memory) && !small.may_grow(&memory), "beyond it");
-        small.set(SpopSettings::OWN_BYTES, &memory);
-        assert!(large.may_grow(&memory) && small.may_grow(&memory));
-        large.set(SpopSettings::OWN_BYTES + 20_000, &memory);
-        assert!(!large.may_grow(&memory) && small.may_grow(&memory));
+        let (mut large, small) = (Share::default(), Share::default());
+        assert!(large.may_hold(OWN + 10_000, &memory) && !large.may_hold(OWN + 10_001, &memory));
+        large.set(OWN + 10_000, &memory);
+        assert!(large.may_hold(OWN + 10_000, &memory), "what it holds it may keep");
+        assert!(small.may_hold(OWN, &memory) && !small.may_hold(OWN + 1, &memory));
+        large.set(OWN + 5_000, &memory);
+        assert!(small.may_hold(OWN + 5_000, &memory) && !small.may_hold(OWN + 5_001, &memory));
         large.set(0, &memory);
-        assert!(large.may_grow(&memory));
+        assert!(small.may_hold(OWN + 10_000, &memory));
     }
 }

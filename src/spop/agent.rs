@@ -135,7 +135,12 @@ impl Agent {
         self.deframer.buffer()
     }
 
-    /// The same with room for `spare` bytes at least.
+    /// What that buffer must grow by, in bytes of the heap, to have room for `spare` more.
+    pub fn growth_for(&mut self, spare: usize) -> usize {
+        self.deframer.growth_for(spare)
+    }
+
+    /// The buffer with room for `spare` bytes at least.
     pub fn buffer_with_room(&mut self, spare: usize) -> &mut BytesMut {
         self.deframer.buffer_with_room(spare)
     }

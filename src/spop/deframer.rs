@@ -29,17 +29,29 @@ impl Deframer {
         &mut self.received
     }
 
-    /// The same with room for `spare` bytes at least.
+    /// What the buffer must grow by, in bytes of the heap, to have room for `spare` more.
+    pub fn growth_for(&mut self, spare: usize) -> usize {
+        self.release();
+        if self.received.try_reclaim(spare) { 0 } else { self.size_for(spare).saturating_sub(self.allocated) }
+    }
+
+    /// The buffer with room for `spare` bytes at least.
     pub fn buffer_with_room(&mut self, spare: usize) -> &mut BytesMut {
         self.release();
         if !self.received.try_reclaim(spare) {
             // Not `reserve`: it may take twice as much as is asked for, and says nothing of it.
-            self.allocated = (self.received.len() + spare).next_power_of_two();
+            self.allocated = self.size_for(spare);
             let mut larger = BytesMut::with_capacity(self.allocated);
             larger.extend_from_slice(&self.received);
             self.received = larger;
         }
         &mut self.received
+    }
+
+    /// Doubling keeps the copying of a large frame in proportion to its length; the largest frame needs no more than itself.
+    fn size_for(&self, spare: usize) -> usize {
+        let needed = self.received.len() + spare;
+        needed.next_power_of_two().min(needed.max(PREFIX_BYTES + self.frame_bytes_max + spare))
     }
 
     /// Gives back what the buffer has beyond `bytes_max`, unless something is in it.
