@@ -1,5 +1,6 @@
 //! Real programs on free ports, started by a test and stopped with it.
 
+pub mod haproxies;
 pub mod spop;
 pub mod stack;
 

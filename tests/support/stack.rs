@@ -225,6 +225,7 @@ impl Agent {
 /// HAProxy with the files of `haproxy/` as they ship.
 pub struct Haproxy {
     pub port: u16,
+    stats_port: u16,
     pub program: Program,
     _folder: TempDir,
 }
@@ -237,11 +238,17 @@ impl Haproxy {
     }
 
     pub async fn start_with(agents: &[&str], apps: &[u16]) -> Haproxy {
+        Haproxy::start_program("haproxy", agents, apps).await
+    }
+
+    /// The same with a given HAProxy.
+    pub async fn start_program(haproxy: &str, agents: &[&str], apps: &[u16]) -> Haproxy {
         let folder = folder();
         let log = folder.path().join("haproxy.log");
         let port = free_port();
         let bind = format!("127.0.0.1:{port}");
-        let stats = format!("127.0.0.1:{}", free_port());
+        let stats_port = free_port();
+        let stats = format!("127.0.0.1:{stats_port}");
         let app = |index: usize| format!("127.0.0.1:{}", apps[index % apps.len()]);
         let apps = [app(0), app(1), app(2)];
         let mut env = vec![
@@ -256,14 +263,23 @@ impl Haproxy {
             env.push(("TOLLGATE_AGENT_2", second));
         }
         let file = root().join("haproxy/haproxy.cfg");
-        let command = ["haproxy", "-db", "-f", file.to_str().unwrap()];
+        let command = [haproxy, "-db", "-f", file.to_str().unwrap()];
         let mut program = Program::start("haproxy", &command, &env, &log);
         listening(port, &mut program).await;
-        Haproxy { port, program, _folder: folder }
+        Haproxy { port, stats_port, program, _folder: folder }
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// What its statistics say of each server of a backend: `UP`, `DOWN`, `UP 1/2`.
+    pub async fn servers(&self, backend: &str) -> Vec<String> {
+        let url = format!("http://127.0.0.1:{}/;csv", self.stats_port);
+        let csv = client().get(url).send().await.unwrap().text().await.unwrap();
+        // Proxy, server, and the status as the eighteenth column.
+        let rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        rows.filter(|row| row[0] == backend && row[1] != "BACKEND").map(|row| row[17].to_owned()).collect()
     }
 
     /// Waits until an agent answers through it: health checks take a moment to see it up.
