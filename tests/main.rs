@@ -6,6 +6,8 @@
 //! | `decide` | request + token + state -> decision, at the pipeline's boundary |
 //! | `spop_server` | the server over real sockets: splitting, pipelining, unix sockets, deadline, panic, drain |
 //! | `spop_limits` | the same under attack: slow, silent, deaf, greedy and endless peers |
+//! | `harness` | spop-harness, against the agent and against agents that are broken on purpose; `proto-fixtures/` |
+//! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
@@ -21,7 +23,9 @@ mod command_line;
 mod decide;
 mod documents;
 mod end_to_end;
+mod harness;
 mod operating;
+mod protocol;
 mod spop_limits;
 mod spop_server;
 mod support;

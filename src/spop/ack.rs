@@ -1,6 +1,7 @@
 //! ACK (SPOE.txt, section 3.2.7): a list of actions on HAProxy's variables.
 
 use bytes::{BufMut, BytesMut};
+use nom::Parser;
 use nom::number::complete::be_u8;
 
 use super::frame::{Flags, Frame, FrameType};
@@ -38,6 +39,19 @@ pub enum Scope {
     Transaction = 2,
     Request = 3,
     Response = 4,
+}
+
+impl Scope {
+    /// What HAProxy's configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scope::Process => "proc",
+            Scope::Session => "sess",
+            Scope::Transaction => "txn",
+            Scope::Request => "req",
+            Scope::Response => "res",
+        }
+    }
 }
 
 impl<'a> Action<'a> {
@@ -91,27 +105,41 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Action<'_>>, DecodeError> {
 }
 
 fn action(input: &[u8]) -> Parsed<'_, Action<'_>> {
-    let (input, kind) = be_u8(input)?;
-    let (input, count) = be_u8(input)?;
-    let (input, scope) = be_u8(input)?;
+    let (input, [kind, count, scope]) =
+        (be_u8, be_u8, be_u8).map(|(kind, count, scope)| [kind, count, scope]).parse(input)?;
+    let (kind, scope) = head([kind, count, scope]).map_err(nom::Err::Failure)?;
+    let (input, name) = string(input)?;
+    let name = std::str::from_utf8(name).map_err(|_| nom::Err::Failure(DecodeError::NameNotUtf8))?;
+    match kind {
+        Kind::Set => {
+            let (input, value) = typed_data(input)?;
+            Ok((input, Action::SetVar { scope, name, value }))
+        }
+        Kind::Unset => Ok((input, Action::UnsetVar { scope, name })),
+    }
+}
+
+/// What the first three bytes of an action say.
+pub(super) enum Kind {
+    Set,
+    Unset,
+}
+
+pub(super) fn head([kind, count, scope]: [u8; 3]) -> Result<(Kind, Scope), DecodeError> {
+    let kind = match (kind, count) {
+        (SET_VAR, 3) => Kind::Set,
+        (UNSET_VAR, 2) => Kind::Unset,
+        _ => return Err(DecodeError::UnknownAction(kind, count)),
+    };
     let scope = match scope {
         0 => Scope::Process,
         1 => Scope::Session,
         2 => Scope::Transaction,
         3 => Scope::Request,
         4 => Scope::Response,
-        other => return Err(nom::Err::Failure(DecodeError::UnknownScope(other))),
+        other => return Err(DecodeError::UnknownScope(other)),
     };
-    let (input, name) = string(input)?;
-    let name = std::str::from_utf8(name).map_err(|_| nom::Err::Failure(DecodeError::UnknownAction(kind, count)))?;
-    match (kind, count) {
-        (SET_VAR, 3) => {
-            let (input, value) = typed_data(input)?;
-            Ok((input, Action::SetVar { scope, name, value }))
-        }
-        (UNSET_VAR, 2) => Ok((input, Action::UnsetVar { scope, name })),
-        _ => Err(nom::Err::Failure(DecodeError::UnknownAction(kind, count))),
-    }
+    Ok((kind, scope))
 }
 
 const SET_VAR: u8 = 1;

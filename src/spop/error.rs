@@ -23,6 +23,9 @@ pub enum DecodeError {
     /// An action that the specification does not have.
     #[error("action type {0} with {1} arguments does not exist")]
     UnknownAction(u8, u8),
+    /// The name of a variable is not text.
+    #[error("the name of a variable is not UTF-8")]
+    NameNotUtf8,
     /// A scope that the specification does not have.
     #[error("variable scope {0} does not exist")]
     UnknownScope(u8),

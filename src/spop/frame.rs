@@ -54,6 +54,16 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
+    /// The word on the wire.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Any word, for tools that say what no peer should.
+    pub fn of(bits: u32) -> Flags {
+        Flags(bits)
+    }
+
     /// Both.
     pub fn and(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)

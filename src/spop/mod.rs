@@ -2,11 +2,12 @@
 //!
 //! Reading order: `varint`, `typed_data`, `kv_list`, `frame` (what the bytes are); `hello`, `notify`, `ack`,
 //! `disconnect` (one frame type each); `deframer` (bytes to frames); `agent` (our half of the conversation) and
-//! `engine` (HAProxy's half, for tests, benches and the harness). The same bytes give the same events however they are
-//! split.
+//! `engine` (HAProxy's half, for tests, benches and the harness); `annotate` and `recording` (frames as people read and
+//! keep them). The same bytes give the same events however they are split.
 
 pub mod ack;
 pub mod agent;
+pub mod annotate;
 pub mod deframer;
 pub mod disconnect;
 pub mod engine;
@@ -16,6 +17,7 @@ pub mod hello;
 pub mod kv_list;
 pub mod notify;
 pub mod properties;
+pub mod recording;
 pub mod typed_data;
 pub mod varint;
 

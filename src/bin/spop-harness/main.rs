@@ -4,13 +4,20 @@
 #![allow(unreachable_pub, missing_docs)]
 
 mod attack;
+mod conform;
+mod decode;
+mod fuzz;
+mod load;
+mod peer;
+mod record;
+mod replay;
 mod target;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Tries a SPOE agent, written in any language, at an address of this machine
+/// Plays HAProxy against a SPOE agent, written in any language, at an address of this machine
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -20,12 +27,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Conform(conform::Args),
+    Fuzz(fuzz::Args),
+    Load(load::Args),
     Attack(attack::Args),
+    Record(record::Args),
+    Replay(replay::Args),
+    Decode(decode::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Conform(args) => conform::run(args).await,
+        Command::Fuzz(args) => fuzz::run(args).await,
+        Command::Load(args) => load::run(args).await,
         Command::Attack(args) => attack::run(args).await,
+        Command::Record(args) => record::run(args).await,
+        Command::Replay(args) => replay::run(args).await,
+        Command::Decode(args) => decode::run(args),
     }
 }
