@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, future::Either};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Memory, Share};
@@ -31,6 +32,9 @@ pub(super) struct Shared {
     pub(super) telemetry: Telemetry,
     pub(super) settings: SpopSettings,
     pub(super) memory: Memory,
+    /// Connections that ask more than a turn takes go one behind the other, as many at a time as there are permits: those
+    /// that ask little find the threads free.
+    pub(super) turns: Semaphore,
     /// The operator wants to stop: answer what is in flight, say goodbye.
     pub(super) stop: CancellationToken,
     /// Waited long enough for that.
@@ -46,6 +50,7 @@ pub(super) async fn serve(socket: Socket, shared: Arc<Shared>, hello_timeout: Du
         scratch: Scratch::default(),
         share: Share::default(),
         more: false,
+        greedy_until: None,
         ended: false,
         sent: 0,
         socket,
@@ -67,6 +72,8 @@ struct Connection {
     share: Share,
     /// Whole frames may be there that were not looked at yet.
     more: bool,
+    /// There was more to read, or to decide, than one turn takes; until then this connection reads in line.
+    greedy_until: Option<Instant>,
     /// The peer sends nothing more; it may still take its ACKs.
     ended: bool,
     /// ACK bytes that the socket took so far.
@@ -117,8 +124,9 @@ impl Connection {
             // A peer that does not take its ACKs is not asked for more questions.
             let heard = closing.is_none() && !self.agent.is_full() && unsent < settings.unsent_bytes_max;
             if heard && self.more && self.may_grow(0) {
-                tokio::task::yield_now().await;
-                self.take_events();
+                if !self.take_turn(Connection::take_events).await {
+                    return Ok(());
+                }
                 continue;
             }
             if self.ended && unsent == 0 && self.agent.in_flight() == 0 {
@@ -155,8 +163,14 @@ impl Connection {
                 }
                 ready = self.socket.ready(read, unsent > 0), if read || unsent > 0 => {
                     ready?;
-                    if read {
+                    if read && self.greedy_until.is_none_or(|until| until < now()) {
                         self.receive()?;
+                    } else if read {
+                        let mut received = Ok(());
+                        if !self.take_turn(|connection| received = connection.receive()).await {
+                            return Ok(());
+                        }
+                        received?;
                     }
                     quiet = quiet.map(|_| now() + QUIET);
                 }
@@ -186,6 +200,23 @@ impl Connection {
         }
     }
 
+    /// Waits in line with the others that ask much; false where the agent ends meanwhile.
+    async fn take_turn(&mut self, turn: impl FnOnce(&mut Connection)) -> bool {
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            biased;
+            () = shared.abandon.cancelled() => false,
+            permit = shared.turns.acquire() => {
+                // While this one lets others run, those behind it find the permit taken and stay in line: never more of
+                // them are among the tasks that want a thread than there are permits.
+                tokio::task::yield_now().await;
+                turn(self);
+                drop(permit);
+                true
+            }
+        }
+    }
+
     /// Lets a refused peer wait, without any memory for it.
     async fn hold(&mut self, close: Close) {
         if close == Close::Held {
@@ -202,10 +233,17 @@ impl Connection {
     /// Reads what is there and decides it.
     fn receive(&mut self) -> io::Result<()> {
         let buffer = self.agent.buffer_with_room(READ_BYTES_MIN);
+        let spare = buffer.capacity() - buffer.len();
         match self.socket.try_read(buffer)? {
             None => {}
             Some(0) => self.ended = true,
-            Some(_) => self.take_events(),
+            Some(read) => {
+                self.take_events();
+                // What was filled may not be all there is.
+                if self.more || read == spare {
+                    self.greedy_until = Some(self.shared.clock.now().instant() + IN_LINE);
+                }
+            }
         }
         Ok(())
     }
@@ -371,8 +409,11 @@ impl Watch {
 /// Spare room of a read, and what an idle connection keeps.
 const READ_BYTES_MIN: usize = SpopSettings::OWN_BYTES / 2;
 
-/// NOTIFYs that are decided before other connections get their turn: a quarter of a millisecond at some 4 µs each.
-const TURN: usize = 64;
+/// NOTIFYs that are decided before other connections get their turn: what HAProxy keeps in flight, some 80 µs.
+const TURN: usize = 20;
+
+/// How long a connection that asked more than a turn takes has to stay in line, whatever it asks next.
+const IN_LINE: Duration = Duration::from_millis(200);
 
 /// The state of a decision that waits, besides its question.
 const WAITING_BYTES: usize = 2048;

@@ -40,7 +40,9 @@ pub async fn serve(
     let abandon = CancellationToken::new();
     let memory = Memory::new(telemetry.buffered(), settings.buffered_bytes_max);
     let (stopped, abandoned) = (stop.clone(), abandon.clone());
-    let shared = Arc::new(Shared { decide, clock, telemetry, settings, memory, stop: stopped, abandon: abandoned });
+    let turns = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+    let shared =
+        Arc::new(Shared { decide, clock, telemetry, settings, memory, turns, stop: stopped, abandon: abandoned });
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let connections = TaskTracker::new();
     let accepting: Vec<_> = listeners
