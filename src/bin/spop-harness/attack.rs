@@ -191,12 +191,12 @@ async fn one(args: &Args, attack: Attack) -> Result<Row, String> {
     let calm_time = Duration::from_secs(args.seconds.clamp(1, 3));
     let (target, questions, attack_time) = (args.target.clone(), args.questions, Duration::from_secs(args.seconds));
     let rss_before = Process::read(args.pid).rss_kib;
-    let calmly = tokio::task::spawn_blocking(move || {
+    let calmly = beside(move || {
         let mut victim = Victim::connect(&target)?;
         let calm = victim.ask(questions, calm_time)?;
         Ok::<_, String>((victim, calm))
     });
-    let (mut victim, calm) = calmly.await.map_err(|error| error.to_string())??;
+    let (mut victim, calm) = calmly.await??;
 
     let hostile =
         Arc::new(Hostile { target: args.target.clone(), over: AtomicBool::new(false), closed: AtomicU64::new(0) });
@@ -207,7 +207,7 @@ async fn one(args: &Args, attack: Attack) -> Result<Row, String> {
         peers.push(tokio::spawn(Arc::clone(&hostile).run(attack, number as u64, args.rate)));
     }
     let watching = tokio::spawn(watch(args.pid, Arc::clone(&hostile)));
-    let attacked = tokio::task::spawn_blocking(move || victim.ask(questions, attack_time)).await;
+    let attacked = beside(move || victim.ask(questions, attack_time)).await;
     hostile.over.store(true, Ordering::Relaxed);
     for peer in &peers {
         peer.abort();
@@ -220,12 +220,29 @@ async fn one(args: &Args, attack: Attack) -> Result<Row, String> {
         peers: peers_count,
         closed: hostile.closed.load(Ordering::Relaxed),
         calm,
-        attacked: attacked.map_err(|error| error.to_string())??,
+        attacked: attacked??,
         rss_before,
         rss_most: most.rss_kib,
         rss_after: Process::read(args.pid).rss_kib,
         descriptors_most: most.descriptors,
     })
+}
+
+/// Hostile peers run at the lowest priority: on a machine of their own, which is where they would be, they would take no
+/// time from the agent, nor from the well-behaved connection. Called on each thread of the runtime.
+pub fn yield_to_others() {
+    // Where it is not allowed they are a little more hostile.
+    let _ = rustix::process::nice(19);
+}
+
+/// Runs `work` on a thread of its own, with the priority that the program was started with.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // Whoever waited for it may be gone.
+        let _ = done.send(work());
+    });
+    result.await.map_err(|_| "the well-behaved connection's thread panicked".to_owned())
 }
 
 /// The well-behaved connection. It has a thread of its own, whose sleep is exact to some ten microseconds; the runtime's

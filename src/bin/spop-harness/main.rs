@@ -36,15 +36,28 @@ enum Command {
     Decode(decode::Args),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Conform(args) => conform::run(args).await,
-        Command::Fuzz(args) => fuzz::run(args).await,
-        Command::Load(args) => load::run(args).await,
-        Command::Attack(args) => attack::run(args).await,
-        Command::Record(args) => record::run(args).await,
-        Command::Replay(args) => replay::run(args).await,
-        Command::Decode(args) => decode::run(args),
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(command, Command::Attack(_)) {
+        runtime.on_thread_start(attack::yield_to_others);
     }
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("spop-harness: no threads: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    runtime.block_on(async {
+        match command {
+            Command::Conform(args) => conform::run(args).await,
+            Command::Fuzz(args) => fuzz::run(args).await,
+            Command::Load(args) => load::run(args).await,
+            Command::Attack(args) => attack::run(args).await,
+            Command::Record(args) => record::run(args).await,
+            Command::Replay(args) => replay::run(args).await,
+            Command::Decode(args) => decode::run(args),
+        }
+    })
 }
