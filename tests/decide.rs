@@ -61,6 +61,11 @@ impl Bench {
     }
 
     fn ask(&self, arguments: &[(&str, TypedData<'_>)]) -> BTreeMap<String, String> {
+        self.ask_within(790, arguments)
+    }
+
+    /// The same where the ACK has so much room.
+    fn ask_within(&self, action_bytes_max: usize, arguments: &[(&str, TypedData<'_>)]) -> BTreeMap<String, String> {
         let mut payload = BytesMut::new();
         request_payload(arguments, &mut payload);
         let messages = Messages::decode(&payload).unwrap();
@@ -68,8 +73,15 @@ impl Bench {
             panic!("nothing here needs waiting")
         };
         let mut scratch = Scratch::default();
-        let answer = respond(&decision, 790, &mut scratch);
+        let answer = respond(&decision, action_bytes_max, &mut scratch);
         let last = answer.actions.last().copied();
+        let len: usize = answer.actions.iter().map(Action::encoded_len).sum();
+        assert!(len <= action_bytes_max, "{len} bytes of actions, {action_bytes_max} fit");
+        for action in &answer.actions {
+            let (Action::SetVar { name, .. } | Action::UnsetVar { name, .. }) = action;
+            let name = format!("txn.tollgate.{name}");
+            assert!(name.len() <= 63 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '.'), "{name}");
+        }
         assert!(
             matches!(last, Some(Action::SetVar { name: "verdict", .. })),
             "the verdict comes last, whatever was decided"
@@ -279,6 +291,42 @@ fn what_has_no_room_goes_empty_and_the_verdict_never() {
         bench.request("GET a.example/admin", Some(&bench.token(json!({ "groups": ["platform-ops"], "name": long }))));
     assert_eq!([&*told["verdict"], &told["name"], &told["degraded"]], ["allow", "", "true"]);
     assert_eq!([&*told["user"], &told["groups"], &told["backend"]], ["alice", "ops", "fast"], "what counts is kept");
+}
+
+/// A frame of 256 bytes, the smallest that HAProxy may be told to use, less its head.
+#[test]
+fn the_smallest_ack_still_holds_the_whole_verdict_of_every_kind() {
+    let bench = Bench::new(POLICY);
+    let long = "x".repeat(300);
+    let long =
+        bench.token(json!({ "name": long, "email": format!("{long}@acme.example"), "preferred_username": long }));
+    let alice = bench.token(json!({}));
+    let expired = bench.token(json!({ "exp": NOW_S - 600 }));
+    let cases = [
+        ("/healthz", None, "allow", "200"),
+        ("/limited", Some(&long), "allow", "200"),
+        ("/limited", Some(&alice), "allow", "200"),
+        ("/limited", Some(&alice), "allow", "200"),
+        ("/limited", Some(&alice), "throttle", "429"),
+        ("/open2", None, "challenge", "401"),
+        ("/open2", Some(&expired), "challenge", "401"),
+        ("/admin", Some(&alice), "deny", "403"),
+        ("/scoped", Some(&alice), "deny", "403"),
+        ("/a/../b", None, "deny", "400"),
+    ];
+    for (path, token, verdict, status) in cases {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let authorization = authorization.as_ref().map_or(TypedData::Null, |value| TypedData::Str(value.as_bytes()));
+        let arguments = [
+            ("method", TypedData::Str(b"GET")),
+            ("path", TypedData::Str(path.as_bytes())),
+            ("authorization", authorization),
+        ];
+        let told = bench.ask_within(256 - 1 - 7, &arguments);
+        assert_eq!([&*told["verdict"], &told["status"]], [verdict, status], "{path}");
+        assert!(told.contains_key("user") && told.contains_key("groups"), "set, be it empty: {told:?}");
+    }
+    assert!(!bench.ask_within(248, &[])["reason"].is_empty());
 }
 
 fn key_pair(kid: &str) -> (EncodingKey, String) {
