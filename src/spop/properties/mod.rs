@@ -1,7 +1,16 @@
 //! What must hold for any bytes, one function each. Unit tests drive them with edge values and seeds; a fuzzer drives
-//! the same functions with coverage. Each panics with a reason when its property does not hold.
+//! the same functions with coverage. Each panics with a reason when its property does not hold; only
+//! [`conversation_holds`] gives it back, because the harness asks it of agents that are not ours.
+
+mod conversation;
+#[cfg(test)]
+mod conversation_tests;
+mod driven;
 
 use bytes::BytesMut;
+
+pub use self::conversation::{Conversation, End, Violation, conversation_holds};
+pub use self::driven::agent_holds;
 
 use super::agent::{Agent, Event};
 use super::frame::Frame;
