@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use serde_json::Value;
 use tollgate::spop::frame::{Flags, Frame, FrameType};
-use tollgate::spop::{Action, Agent, Event, Scope, TypedData, ack};
+use tollgate::spop::hello::{AgentHello, HaproxyHello};
+use tollgate::spop::{Action, Messages, Scope, TypedData, ack};
 
 use crate::support::{folder, free_port, stack};
 
@@ -302,6 +303,21 @@ async fn a_connection_that_breaks_is_made_again_and_what_was_on_it_is_lost() {
 }
 
 #[tokio::test]
+async fn an_agent_that_does_not_pipeline_is_asked_one_at_a_time() {
+    let in_flight = Arc::new(AtomicU64::new(0));
+    let most = Arc::clone(&in_flight);
+    // What arrives together is answered together, so a window above 1 would show in one call.
+    let agent = Broken::without_pipelining(move |stream_id, frame_id, out| {
+        most.fetch_max(u64::from(!out.is_empty()) + 1, Ordering::Relaxed);
+        allow(stream_id, frame_id, out);
+    });
+    let said = load(&agent.address, &["--max", "--window", "20", "--duration", "200ms", "--timeout", "30s"]).await;
+    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+    assert!(said.out.contains("does not announce pipelining"), "{}", said.out);
+    assert_eq!(in_flight.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn what_cannot_begin_says_why_with_2() {
     let nobody = format!("127.0.0.1:{}", free_port());
     let agent = Broken::start(allow);
@@ -326,7 +342,7 @@ async fn what_cannot_begin_says_why_with_2() {
     }
 }
 
-/// An agent that answers as a test says, on any number of connections. It speaks the rest of the protocol as ours does.
+/// An agent that answers as a test says, on any number of connections.
 struct Broken {
     address: String,
     accepted: Arc<AtomicU64>,
@@ -335,6 +351,14 @@ struct Broken {
 
 impl Broken {
     fn start(answer: impl FnMut(u64, u64, &mut BytesMut) + Send + 'static) -> Broken {
+        Broken::announcing(true, answer)
+    }
+
+    fn without_pipelining(answer: impl FnMut(u64, u64, &mut BytesMut) + Send + 'static) -> Broken {
+        Broken::announcing(false, answer)
+    }
+
+    fn announcing(pipelining: bool, answer: impl FnMut(u64, u64, &mut BytesMut) + Send + 'static) -> Broken {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (over, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -348,7 +372,7 @@ impl Broken {
                 counts.fetch_add(1, Ordering::Relaxed);
                 let answer = Arc::clone(&answer);
                 // A peer that goes away is how each of them ends.
-                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &*answer)));
+                std::thread::spawn(move || stream.and_then(|stream| converse(stream, pipelining, &*answer)));
             }
         });
         Broken { address, accepted, over }
@@ -363,9 +387,12 @@ impl Drop for Broken {
     }
 }
 
-fn converse(mut stream: TcpStream, answer: &Mutex<impl FnMut(u64, u64, &mut BytesMut)>) -> io::Result<()> {
+fn converse(
+    mut stream: TcpStream,
+    pipelining: bool,
+    answer: &Mutex<impl FnMut(u64, u64, &mut BytesMut)>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut agent = Agent::new(16380);
     let mut greeted = false;
     let mut received = BytesMut::new();
     let mut piece = [0; 16 * 1024];
@@ -375,13 +402,7 @@ fn converse(mut stream: TcpStream, answer: &Mutex<impl FnMut(u64, u64, &mut Byte
             return Ok(());
         }
         let mut out = BytesMut::new();
-        if greeted {
-            received.extend_from_slice(&piece[..read]);
-        } else {
-            agent.buffer().extend_from_slice(&piece[..read]);
-            greeted = matches!(agent.poll_event(), Some(Event::Hello(_)));
-            out = agent.unsent().split();
-        }
+        received.extend_from_slice(&piece[..read]);
         while let Some(prefix) = received.first_chunk::<4>() {
             let length = u32::from_be_bytes(*prefix) as usize;
             if received.len() < 4 + length {
@@ -389,12 +410,19 @@ fn converse(mut stream: TcpStream, answer: &Mutex<impl FnMut(u64, u64, &mut Byte
             }
             let bytes = received.split_to(4 + length);
             let frame = Frame::decode(&bytes[4..]).unwrap();
-            if frame.kind == FrameType::HaproxyDisconnect {
-                return Ok(());
+            match frame.kind {
+                FrameType::HaproxyHello => {
+                    assert!(!greeted && HaproxyHello::decode(frame.payload).is_ok_and(|hello| hello.pipelining));
+                    greeted = true;
+                    AgentHello { max_frame_size: 16380, pipelining, fragmentation: false }.encode(&mut out);
+                }
+                FrameType::Notify => {
+                    assert!(greeted && frame.flags == Flags::FIN && Messages::decode(frame.payload).is_ok());
+                    let mut answer = answer.lock().unwrap();
+                    answer(frame.stream_id, frame.frame_id, &mut out);
+                }
+                _ => return Ok(()),
             }
-            assert_eq!((frame.kind, frame.flags), (FrameType::Notify, Flags::FIN));
-            let mut answer = answer.lock().unwrap();
-            answer(frame.stream_id, frame.frame_id, &mut out);
         }
         while out.has_remaining() {
             let written = stream.write(&out)?;

@@ -128,7 +128,7 @@ fn sweep(args: &Args) -> Result<bool, String> {
     for window in &args.window {
         let row = Row { window: usize::from(*window), tally: one(args, usize::from(*window))? };
         if !args.json {
-            println!("{row}", row = report::line(args, &row));
+            println!("{}", report::line(args, &row));
         }
         rows.push(row);
     }

@@ -14,8 +14,8 @@ pub fn over_time(title: &str, rows: &[Row]) -> Result<String, String> {
     let mut svg = String::new();
     {
         let panels = u32::try_from(rows.len()).unwrap_or(1).max(1);
-        let root = SVGBackend::with_string(&mut svg, (WIDTH, 60 + PANEL_HEIGHT * panels)).into_drawing_area();
-        let root = titled(&root, "Latency over time", title)?;
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, HEAD_HEIGHT + PANEL_HEIGHT * panels)).into_drawing_area();
+        let root = titled(&root, "Latency over time", title, &CURVES)?;
         let latencies = latencies(rows.iter().map(|row| &row.tally.latency));
         for (panel, row) in root.split_evenly((rows.len().max(1), 1)).iter().zip(rows) {
             draw_over_time(panel, row, &latencies).map_err(|error| error.to_string())?;
@@ -31,7 +31,7 @@ pub fn percentiles(title: &str, rows: &[Row]) -> Result<String, String> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, (WIDTH, 560)).into_drawing_area();
-        let root = titled(&root, "Latency by percentile", title)?;
+        let root = titled(&root, "Latency by percentile", title, &[])?;
         draw_percentiles(&root, rows).map_err(|error| error.to_string())?;
         root.present().map_err(|error| error.to_string())?;
     }
@@ -46,6 +46,7 @@ fn draw_over_time(panel: &Area<'_>, row: &Row, latencies: &Axis) -> Drawn {
     let seconds = timeline.width.as_secs_f64() * timeline.buckets.len() as f64;
     let mut chart = ChartBuilder::on(panel)
         .caption(format!("window {}", row.window), font(15))
+        .margin_left(10)
         .margin_right(24)
         .margin_bottom(4)
         .x_label_area_size(46)
@@ -62,19 +63,15 @@ fn draw_over_time(panel: &Area<'_>, row: &Row, latencies: &Axis) -> Drawn {
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for ((name, quantile), colour) in [("max", 1.0), ("p99", 0.99), ("p50", 0.5)].into_iter().zip([RED, ORANGE, BLUE]) {
+    for (_, quantile, colour) in CURVES {
         let points = timeline.buckets.iter().enumerate().filter(|(_, bucket)| !bucket.is_empty());
         let points = points.map(|(number, bucket)| {
             let middle = (number as f64 + 0.5) * timeline.width.as_secs_f64();
             (middle, exponent(bucket.value_at_quantile(quantile)))
         });
-        let style = colour.stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(points, style))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 22, y)], style));
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
     }
-    legend(&mut chart)
+    Ok(())
 }
 
 fn draw_percentiles(root: &Area<'_>, rows: &[Row]) -> Drawn {
@@ -83,6 +80,7 @@ fn draw_percentiles(root: &Area<'_>, rows: &[Row]) -> Drawn {
     let ticks = (0..=nines as u32).map(f64::from).collect();
     let mut chart = ChartBuilder::on(root)
         .margin_top(14)
+        .margin_left(10)
         .margin_right(30)
         .margin_bottom(6)
         .x_label_area_size(48)
@@ -111,15 +109,7 @@ fn draw_percentiles(root: &Area<'_>, rows: &[Row]) -> Drawn {
             .label(format!("window {}", row.window))
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 22, y)], style));
     }
-    legend(&mut chart)
-}
-
-fn legend<'a, 'b, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, Y>>) -> Drawn
-where
-    X: Ranged,
-    Y: Ranged,
-    'b: 'a,
-{
+    // Curves rise to the right, so this corner is free.
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperLeft)
@@ -132,11 +122,16 @@ where
     Ok(())
 }
 
-fn titled<'a>(root: &Area<'a>, what: &str, title: &str) -> Result<Area<'a>, String> {
+/// Draws the heading, with what the colours mean where that is the same for all panels, and gives the rest.
+fn titled<'a>(root: &Area<'a>, what: &str, title: &str, legend: &[(&str, f64, RGBColor)]) -> Result<Area<'a>, String> {
     root.fill(&WHITE).map_err(|error| error.to_string())?;
-    let (head, rest) = root.split_vertically(60);
-    let draw = |text: &str, size, y| head.draw(&Text::new(text.to_owned(), (24, y), font(size)));
-    draw(what, 21, 12).and_then(|()| draw(title, 14, 38)).map_err(|error| error.to_string())?;
+    let (head, rest) = root.split_vertically(HEAD_HEIGHT);
+    let draw = |text: &str, size, at| head.draw(&Text::new(text.to_owned(), at, font(size)));
+    draw(what, 21, (24, 12)).and_then(|()| draw(title, 14, (24, 38))).map_err(|error| error.to_string())?;
+    for ((name, _, colour), x) in legend.iter().zip((700..).step_by(85)) {
+        let swatch = PathElement::new(vec![(x, 45), (x + 24, 45)], colour.stroke_width(2));
+        head.draw(&swatch).and_then(|()| draw(name, 13, (x + 31, 39))).map_err(|error| error.to_string())?;
+    }
     Ok(rest)
 }
 
@@ -213,7 +208,11 @@ const PALETTE: [RGBColor; 7] =
     [BLUE, RED, RGBColor(0, 158, 115), ORANGE, RGBColor(204, 121, 167), RGBColor(86, 180, 233), BLACK];
 const GRID: RGBColor = RGBColor(222, 222, 222);
 
+/// What is drawn over time: its name, its quantile, its colour.
+const CURVES: [(&str, f64, RGBColor); 3] = [("max", 1.0, RED), ("p99", 0.99, ORANGE), ("p50", 0.5, BLUE)];
+
 const WIDTH: u32 = 960;
+const HEAD_HEIGHT: u32 = 60;
 const PANEL_HEIGHT: u32 = 300;
 
 /// Enough that a stall is a step and not a slope.

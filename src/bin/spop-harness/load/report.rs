@@ -98,6 +98,9 @@ pub fn remarks(rows: &[Row]) -> String {
         "own: how late NOTIFYs left though their window had room; CPU: what this program took of one processor\n"
             .to_owned();
     for Row { window, tally } in rows {
+        if tally.one_at_a_time && *window > 1 {
+            let _ = writeln!(out, "window {window}: the agent does not announce pipelining, so its window was 1");
+        }
         if tally.lost + tally.unsent > 0 {
             let _ = writeln!(
                 out,
@@ -132,8 +135,8 @@ pub fn json(args: &Args, rows: &[Row]) -> Value {
         let faults: serde_json::Map<_, _> =
             FAULTS.iter().map(|(fault, name)| ((*name).to_owned(), json!(tally.faults.get(*fault as usize)))).collect();
         json!({
-            "window": row.window, "requests": tally.requests(), "sent": tally.sent, "unsent": tally.unsent,
-            "answered": tally.answered, "lost": tally.lost, "late": tally.late, "wrong": tally.wrong(),
+            "window": row.window, "pipelining": !tally.one_at_a_time, "requests": tally.requests(),
+            "sent": tally.sent, "unsent": tally.unsent, "answered": tally.answered, "lost": tally.lost, "late": tally.late, "wrong": tally.wrong(),
             "faults": faults, "broken": tally.broken, "clean": tally.is_clean(),
             "answers_per_s": tally.rate(args.duration),
             "latency": percentiles(&tally.latency), "own_lateness": percentiles(&tally.lateness),

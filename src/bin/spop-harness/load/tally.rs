@@ -22,6 +22,8 @@ pub struct Tally {
     pub faults: [u64; FAULTS.len()],
     /// Connections that ended while they were needed.
     pub broken: u64,
+    /// Whether an agent did not announce pipelining, so that its window was 1 whatever was asked for.
+    pub one_at_a_time: bool,
     /// Due time to complete ACK, in nanoseconds. A request without an answer stands in it with the timeout, the least
     /// that it took.
     pub latency: Histogram<u64>,
@@ -76,6 +78,7 @@ impl Tally {
             late: 0,
             faults: [0; FAULTS.len()],
             broken: 0,
+            one_at_a_time: false,
             latency: histogram(3),
             lateness: histogram(3),
             timeline: Timeline::new(duration),
@@ -123,6 +126,7 @@ impl Tally {
             *count += more;
         }
         self.broken += other.broken;
+        self.one_at_a_time |= other.one_at_a_time;
         add(&mut self.latency, &other.latency);
         add(&mut self.lateness, &other.lateness);
         for (bucket, more) in self.timeline.buckets.iter_mut().zip(&other.timeline.buckets) {

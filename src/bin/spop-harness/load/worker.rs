@@ -264,11 +264,12 @@ impl Lane {
 
     /// Reads what came and judges it.
     fn read(&mut self, plan: &Plan, begin: Instant, scratch: &mut [u8], results: &mut Results) {
+        // Without a connection there is no room either.
+        let was_full = self.flight.waiting() >= self.connection.window(plan.window);
         self.connection.read(scratch, begin.elapsed());
         // After the read, which is when the ACKs are complete.
         let now = begin.elapsed();
         let Results { tally, verifier } = results;
-        let was_full = self.flight.waiting() >= self.connection.window(plan.window);
         let mut trouble = None;
         while let Some(came) = self.connection.next() {
             let frame = match came {
@@ -309,8 +310,9 @@ impl Lane {
         self.look(plan, tally);
     }
 
-    /// Notices that the connection has ended: what waited on it has no answer.
+    /// Notices that the connection has opened, or has ended, when what waited on it has no answer.
     fn look(&mut self, plan: &Plan, tally: &mut Tally) {
+        tally.one_at_a_time |= self.connection.window(2) == 1;
         if self.was_open && !self.connection.is_open() {
             tally.broken += 1;
             for request in self.flight.end() {
