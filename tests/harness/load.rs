@@ -444,8 +444,8 @@ struct Svg {
     texts: BTreeSet<String>,
 }
 
-/// Reads an SVG file; fails where it is not well-formed: a tag without its end, an attribute without quotes, a bare `<` or
-/// `&` in a text.
+/// Reads an SVG file; fails where it is not well-formed: a tag without its end, an attribute without quotes, a bare `<`
+/// or `&` in a text.
 fn svg_of(file: &Path) -> Svg {
     let source = std::fs::read_to_string(file).unwrap();
     let mut open: Vec<String> = Vec::new();

@@ -134,8 +134,8 @@ impl Flight {
     }
 }
 
-/// Lost requests whose late ACKs are still known as such: 8 bytes each, 128 KiB a connection. An agent that loses more and
-/// finds them again is told that it answers twice, and has lost them anyway.
+/// Lost requests whose late ACKs are still known as such: 8 bytes each, 128 KiB a connection. An agent that loses more
+/// and finds them again is told that it answers twice, and has lost them anyway.
 const LOST_MAX: usize = 16 * 1024;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `load`: HAProxy's load on any agent, and what each request took from when it was due.
 //!
-//! Reading order: `question` (what is asked), `schedule` (when), `flight` (what waits for its ACK), `connection`, `worker`
-//! (one thread of all that), `tally` (what came out), `report` and `plot` (how it is shown).
+//! Reading order: `question` (what is asked), `schedule` (when), `flight` (what waits for its ACK), `connection`,
+//! `worker` (one thread of all that), `tally` (what came out), `report` and `plot` (how it is shown).
 
 mod connection;
 mod flight;
@@ -31,10 +31,10 @@ use crate::target::Target;
 
 /// Plays HAProxy's load on an agent and says what its answers took
 ///
-/// With --rate the loop is open: requests are due at times fixed beforehand, and latency counts from then to the complete
-/// ACK, whatever kept the request waiting. A stall of the agent so shows in every request that was due in it. With --max
-/// the loop is closed: each answer makes room for the next request, which shows what the agent can do at most, and hides
-/// stalls.
+/// With --rate the loop is open: requests are due at times fixed beforehand, and latency counts from then to the
+/// complete ACK, whatever kept the request waiting. A stall of the agent so shows in every request that was due in it.
+/// With --max the loop is closed: each answer makes room for the next request, which shows what the agent can do at
+/// most, and hides stalls.
 ///
 /// Ends with 0 where every request got its one right answer, 1 where one did not, 2 where it could not begin.
 #[derive(Debug, ClapArgs)]

@@ -160,8 +160,8 @@ impl Ranged for Axis {
     }
 }
 
-/// The axis for everything that was measured, with a little room. Its lines are 1, 2 and 5 of each power of ten; where that
-/// is too many, 1 alone.
+/// The axis for everything that was measured, with a little room. Its lines are 1, 2 and 5 of each power of ten; where
+/// that is too many, 1 alone.
 fn latencies<'a>(of: impl Iterator<Item = &'a Histogram<u64>>) -> Axis {
     let (mut low, mut high) = (f64::MAX, f64::MIN);
     for of in of.filter(|of| !of.is_empty()) {

@@ -104,8 +104,8 @@ pub fn remarks(rows: &[Row]) -> String {
         if tally.lost + tally.unsent > 0 {
             let _ = writeln!(
                 out,
-                "window {window}: {} without an answer stand in the latencies with the timeout, the least they took; {} \
-                 came after it",
+                "window {window}: {} without an answer stand in the latencies with the timeout, the least they took; \
+                 {} came after it",
                 tally.lost + tally.unsent,
                 tally.late
             );
@@ -136,7 +136,8 @@ pub fn json(args: &Args, rows: &[Row]) -> Value {
             FAULTS.iter().map(|(fault, name)| ((*name).to_owned(), json!(tally.faults.get(*fault as usize)))).collect();
         json!({
             "window": row.window, "pipelining": !tally.one_at_a_time, "requests": tally.requests(),
-            "sent": tally.sent, "unsent": tally.unsent, "answered": tally.answered, "lost": tally.lost, "late": tally.late, "wrong": tally.wrong(),
+            "sent": tally.sent, "unsent": tally.unsent, "answered": tally.answered, "lost": tally.lost,
+            "late": tally.late, "wrong": tally.wrong(),
             "faults": faults, "broken": tally.broken, "clean": tally.is_clean(),
             "answers_per_s": tally.rate(args.duration),
             "latency": percentiles(&tally.latency), "own_lateness": percentiles(&tally.lateness),

@@ -23,8 +23,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The share of connection `index` of `connections` in `rate` requests a second. Even shares interleave, so that all
-    /// of them together are even too; Poisson shares are independent, which makes their sum Poisson.
+    /// The share of connection `index` of `connections` in `rate` requests a second. Even shares interleave, so that
+    /// all of them together are even too; Poisson shares are independent, which makes their sum Poisson.
     pub fn new(rate: f64, arrivals: Arrivals, index: usize, connections: usize, seed: u64) -> Schedule {
         let gap = connections as f64 / rate;
         match arrivals {

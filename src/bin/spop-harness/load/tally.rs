@@ -206,7 +206,10 @@ impl Verifier {
         }
         let actions = ack::decode(payload).map_err(|_: DecodeError| Fault::Undecodable)?;
         if let Some(expected) = &self.verdict {
-            let is_verdict = |action: &Action<'_>| matches!(action, Action::SetVar { name: "verdict", value: TypedData::Str(value), .. } if value == expected);
+            let is_verdict = |action: &Action<'_>| match action {
+                Action::SetVar { name: "verdict", value: TypedData::Str(value), .. } => value == expected,
+                _ => false,
+            };
             if !actions.iter().any(is_verdict) {
                 return Err(Fault::Verdict);
             }

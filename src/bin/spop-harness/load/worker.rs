@@ -1,10 +1,10 @@
-//! One thread of the generator: it sends what is due on each of its connections, and sleeps until the next request is due
-//! or something comes.
+//! One thread of the generator: it sends what is due on each of its connections, and sleeps until the next request is
+//! due or something comes.
 //!
-//! Few system calls: everything that is due on a connection leaves in one write, a read takes all the ACKs that are there,
-//! and nothing is allocated for a request once the buffers have grown. Nothing spins: on a small machine that would take
-//! the processor from the agent. Instead the kernel's timer is asked for its best, some microseconds, while Linux' default
-//! rounds a sleep up by 50 µs and tokio's timer to the next millisecond.
+//! Few system calls: everything that is due on a connection leaves in one write, a read takes all the ACKs that are
+//! there, and nothing is allocated for a request once the buffers have grown. Nothing spins: on a small machine that
+//! would take the processor from the agent. Instead the kernel's timer is asked for its best, some microseconds, while
+//! Linux' default rounds a sleep up by 50 µs and tokio's timer to the next millisecond.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
