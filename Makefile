@@ -3,9 +3,10 @@
 CARGO ?= cargo
 STORE ?= memory
 export STORE
+SECONDS_EACH ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint bench fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,3 +26,11 @@ lint: ## format, clippy and docs without a warning, and the walls between module
 
 bench: ## microbenchmarks of decode, decide and encode
 	$(CARGO) bench --locked
+
+# cargo-fuzz asks for sanitizers, which the stable compiler has and keeps behind this variable.
+fuzz: ## coverage-guided fuzzing of the protocol, SECONDS_EACH=300 for each target; needs a C++ compiler
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	for target in decode connection; do \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- \
+	    -dict=fuzz/spop.dict -max_len=4096 -max_total_time=$(SECONDS_EACH) -print_final_stats=1 || exit 1; \
+	done

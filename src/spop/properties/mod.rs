@@ -13,7 +13,9 @@ pub use self::conversation::{Conversation, End, Violation, conversation_holds};
 pub use self::driven::agent_holds;
 
 use super::agent::{Agent, Event};
+use super::annotate::annotate;
 use super::frame::Frame;
+use super::recording::Recording;
 use super::{Messages, ack, kv_list, varint};
 
 /// No decoder panics, and what decodes encodes to the same bytes again.
@@ -30,6 +32,16 @@ pub fn decoding_never_panics(bytes: &[u8]) {
         assert!(counted <= bytes.len(), "each argument takes a byte at least");
     }
     let _ = Frame::decode(bytes);
+    let noted: usize = annotate(bytes).iter().map(|note| note.bytes.len()).sum();
+    assert_eq!(noted, bytes.len(), "every byte is annotated once");
+    if let Some(recording) = std::str::from_utf8(bytes).ok().and_then(|text| Recording::parse(text).ok()) {
+        let text = recording.to_text();
+        assert_eq!(
+            Recording::parse(&text).map(|again| again.to_text()),
+            Ok(text),
+            "a recording reads as it was written"
+        );
+    }
 }
 
 /// The same bytes give the same events and the same answers however they are split. `cuts` says where, each a distance
@@ -45,6 +57,15 @@ pub fn splitting_changes_nothing(bytes: &[u8], cuts: &[u8]) {
     }
     pieces.push(rest);
     assert_eq!(converse(&pieces), whole, "splitting changed the conversation");
+}
+
+/// The two properties of a connection, driven by one input: a schedule, whose length stands in the first byte, and then the
+/// bytes. So a recorded conversation can be put behind any schedule.
+pub fn fuzz_connection(input: &[u8]) {
+    let Some((length, rest)) = input.split_first() else { return };
+    let (schedule, bytes) = rest.split_at(usize::from(*length).min(rest.len()));
+    splitting_changes_nothing(bytes, schedule);
+    agent_holds(bytes, schedule);
 }
 
 /// Plays `pieces` to an agent that ACKs every NOTIFY at once, and gives all that it said.
@@ -73,6 +94,24 @@ mod tests {
     use super::super::TypedData;
     use super::super::engine;
     use super::*;
+
+    /// What coverage-guided fuzzing found worth keeping (`make fuzz`): an input for each way through the code.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let mut held = 0;
+        for target in ["decode", "connection"] {
+            for entry in std::fs::read_dir(corpus.join(target)).unwrap() {
+                let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+                match target {
+                    "decode" => decoding_never_panics(&bytes),
+                    _ => fuzz_connection(&bytes),
+                }
+                held += 1;
+            }
+        }
+        assert!(held > 100, "{held} inputs");
+    }
 
     proptest! {
         #[test]
