@@ -44,6 +44,8 @@ pub enum Violation {
     Undecodable { at: usize, error: DecodeError },
     #[error("the frame at offset {at} is a {kind:?}, expected AGENT-HELLO or AGENT-DISCONNECT first")]
     NotHelloFirst { at: usize, kind: FrameType },
+    #[error("HAPROXY-HELLO got no answer")]
+    HelloMissing,
     #[error("AGENT-HELLO number {hellos} answers no HAPROXY-HELLO")]
     HelloUnasked { hellos: usize },
     #[error("AGENT-HELLO is not as the specification says: {}", .0.message())]
@@ -87,7 +89,7 @@ pub enum Violation {
 impl Violation {
     /// Whether more bytes from the agent could still mend it.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Violation::Missing { .. } | Violation::CutFrame { .. })
+        matches!(self, Violation::HelloMissing | Violation::Missing { .. } | Violation::CutFrame { .. })
     }
 
     /// Whether it is the same rule that is broken, wherever.
@@ -99,7 +101,7 @@ impl Violation {
 /// An agent that keeps to SPOE.txt gives such a conversation.
 ///
 /// - It writes whole frames; one may be cut only by a reset.
-/// - AGENT-HELLO or AGENT-DISCONNECT comes first, and at most one HELLO for each that was sent.
+/// - A HELLO is answered. AGENT-HELLO or AGENT-DISCONNECT comes first, and at most one HELLO for each that was sent.
 /// - Each ACK answers a NOTIFY that came whole, at once or in fragments, and once; it has FIN, decodes, says something,
 ///   and is no longer than agreed on.
 /// - Nothing comes after AGENT-DISCONNECT, whose code is one of the specification's.
@@ -115,6 +117,9 @@ pub fn conversation_holds(conversation: &Conversation<'_>) -> Result<(), Violati
     let ended = said_goodbye || matches!(conversation.end, End::Closed | End::Reset);
     if ended && asked.standing == Standing::Sound && !asked.owes && conversation.end != End::Left {
         return Err(Violation::Ended);
+    }
+    if asked.hello_due.is_some() && !ended {
+        return Err(Violation::HelloMissing);
     }
     let mut missing = asked.notifies.iter().filter(|notify| notify.must && !notify.answered);
     if let Some(first) = missing.next() {
@@ -163,6 +168,8 @@ struct Asked {
     /// HAProxy's side stopped inside a frame, a fragmented NOTIFY or the greeting: the agent need not wait for ever.
     owes: bool,
     hellos: usize,
+    /// Where the HELLO ends that must be answered.
+    hello_due: Option<usize>,
     /// The largest frame that a HELLO offered to take.
     offered: Option<u32>,
     notifies: Vec<Notify>,
@@ -202,8 +209,14 @@ struct Fragments {
 impl Asked {
     fn read(conversation: &Conversation<'_>, agreed: Option<&Agreed>) -> Asked {
         let Conversation { sent, settled, end, .. } = *conversation;
-        let mut asked =
-            Asked { standing: Standing::Sound, owes: false, hellos: 0, offered: None, notifies: Vec::new() };
+        let mut asked = Asked {
+            standing: Standing::Sound,
+            owes: false,
+            hellos: 0,
+            hello_due: None,
+            offered: None,
+            notifies: Vec::new(),
+        };
         let mut fragments: Option<Fragments> = None;
         for piece in (Frames { bytes: sent, at: 0 }) {
             let at = piece.at;
@@ -259,10 +272,16 @@ impl Asked {
                     self.doubt(at, settled);
                 }
                 self.hellos += 1;
+                if self.hellos == 1 && self.standing == Standing::Sound {
+                    self.hello_due = Some(end);
+                }
                 if let Ok(hello) = hello {
                     self.offered = self.offered.max(Some(hello.max_frame_size));
                     if hello.healthcheck {
+                        // Answered as any HELLO; after that most agents close.
+                        let due = self.hello_due;
                         self.doubt(at, settled);
+                        self.hello_due = due;
                     }
                 } else {
                     // Whatever an agent makes of it.
@@ -373,8 +392,10 @@ impl Asked {
 
     /// The agent may end the conversation at `at`: only what it had time for before must have been answered.
     fn release(&mut self, at: usize, settled: &[usize]) {
+        let had_time = |end: usize| settled.iter().any(|point| (end..=at).contains(point));
+        self.hello_due.take_if(|end| !had_time(*end));
         for notify in &mut self.notifies {
-            notify.must &= settled.iter().any(|point| (notify.end..=at).contains(point));
+            notify.must &= had_time(notify.end);
         }
     }
 
@@ -402,6 +423,7 @@ impl Asked {
             match kind {
                 FrameType::AgentHello => {
                     hellos += 1;
+                    self.hello_due = None;
                     if hellos > self.hellos {
                         return Err(Violation::HelloUnasked { hellos });
                     }
