@@ -3,7 +3,7 @@
 
 use super::super::frame::{FRAME_BYTES_MIN, Flags, Frame, FrameType, MAX_FRAME_SIZE_MIN, PREFIX_BYTES};
 use super::super::hello::{AgentHello, HaproxyHello};
-use super::super::{DecodeError, Messages, Status, TypedData, ack, disconnect, kv_list};
+use super::super::{DecodeError, Messages, Status, TypedData, ack, annotate, disconnect, kv_list};
 
 /// All that passed on one connection.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub enum Violation {
     ShortFrame { at: usize, length: usize },
     #[error("the frame at offset {at} does not decode: {error}")]
     Undecodable { at: usize, error: DecodeError },
-    #[error("the frame at offset {at} is a {kind:?}, expected AGENT-HELLO or AGENT-DISCONNECT first")]
+    #[error("the frame at offset {at} is {}, expected AGENT-HELLO or AGENT-DISCONNECT first", annotate::kind(*.kind))]
     NotHelloFirst { at: usize, kind: FrameType },
     #[error("HAPROXY-HELLO got no answer")]
     HelloMissing,
@@ -58,7 +58,7 @@ pub enum Violation {
         "the frame at offset {at} has flags {flags:#x} and identifiers {stream_id} and {frame_id}, expected FIN, 0 and 0"
     )]
     BadHead { at: usize, flags: u32, stream_id: u64, frame_id: u64 },
-    #[error("the frame at offset {at} is a {kind:?}, which no agent sends")]
+    #[error("the frame at offset {at} is {}, which no agent sends", annotate::kind(*.kind))]
     Unexpected { at: usize, kind: FrameType },
     #[error("ACK of stream {stream_id} frame {frame_id} answers nothing that was asked")]
     Unasked { stream_id: u64, frame_id: u64 },
@@ -78,7 +78,7 @@ pub enum Violation {
     BadDisconnect { at: usize, error: DecodeError },
     #[error("the AGENT-DISCONNECT has status code {0}, expected 0 to 13 or 99")]
     BadStatus(i64),
-    #[error("a {kind:?} comes after AGENT-DISCONNECT, at offset {at}")]
+    #[error("{} comes after AGENT-DISCONNECT, at offset {at}", annotate::kind(*.kind))]
     AfterDisconnect { at: usize, kind: FrameType },
     #[error("the agent ended a conversation that nothing was wrong with")]
     Ended,

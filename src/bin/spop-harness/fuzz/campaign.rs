@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tollgate::spop::recording::Recording;
 
 use super::PATIENCE;
@@ -58,7 +59,7 @@ struct Stretch {
     next: AtomicU64,
     events: AtomicUsize,
     events_max: usize,
-    over: AtomicBool,
+    over: CancellationToken,
     /// The last conversations, those that are not over among them, oldest first.
     recent: Mutex<VecDeque<Seed>>,
     recent_max: usize,
@@ -69,11 +70,11 @@ impl Stretch {
     /// The first thing found ends the stretch.
     fn found(&self, seed: Option<Seed>, symptom: Symptom) {
         self.found.lock().get_or_insert((seed, symptom));
-        self.over.store(true, Ordering::Relaxed);
+        self.over.cancel();
     }
 
     async fn converse(self: Arc<Self>) {
-        while !self.over.load(Ordering::Relaxed) && self.events.load(Ordering::Relaxed) < self.events_max {
+        while !self.over.is_cancelled() && self.events.load(Ordering::Relaxed) < self.events_max {
             let seed = Seed::of(self.seed, self.next.fetch_add(1, Ordering::Relaxed));
             {
                 let mut recent = self.recent.lock();
@@ -154,7 +155,7 @@ impl Campaign {
             next: AtomicU64::new(self.next),
             events: AtomicUsize::new(self.events),
             events_max: self.events_max,
-            over: AtomicBool::new(false),
+            over: CancellationToken::new(),
             recent: Mutex::new(VecDeque::new()),
             recent_max: CANDIDATES_MAX.max(2 * self.connections),
             found: Mutex::new(None),
@@ -165,16 +166,23 @@ impl Campaign {
             peers.spawn(Arc::clone(&stretch).converse());
         }
         let witness = tokio::spawn(look(Arc::clone(&stretch), Arc::clone(&self.calm)));
-        let mut said = Instant::now();
-        let mut said_conversations = self.next;
-        while !ended(&mut peers, SAY_EVERY).await {
-            let conversations = stretch.next.load(Ordering::Relaxed);
-            let rate = (conversations - said_conversations) as f64 / said.elapsed().as_secs_f64();
-            let events = stretch.events.load(Ordering::Relaxed);
-            eprintln!("spop-harness: {conversations} conversations, {events} events, {rate:.0}/s, {findings} findings");
-            (said, said_conversations) = (Instant::now(), conversations);
+        let mut said = tokio::time::interval_at(tokio::time::Instant::now() + SAY_EVERY, SAY_EVERY);
+        let mut conversations = self.next;
+        loop {
+            tokio::select! {
+                // What is under way no longer matters, and may hang as the agent does.
+                () = stretch.over.cancelled() => break peers.abort_all(),
+                peer = peers.join_next() => if peer.is_none() { break },
+                _ = said.tick() => {
+                    let before = std::mem::replace(&mut conversations, stretch.next.load(Ordering::Relaxed));
+                    let (rate, events) = (conversations - before, stretch.events.load(Ordering::Relaxed));
+                    eprintln!(
+                        "spop-harness: {conversations} conversations, {events} events, {rate}/s, {findings} findings"
+                    );
+                }
+            }
         }
-        stretch.over.store(true, Ordering::Relaxed);
+        stretch.over.cancel();
         let (looks, slowest) = witness.await.unwrap_or_default();
         self.looks += looks;
         self.slowest = self.slowest.max(slowest);
@@ -243,7 +251,7 @@ impl Campaign {
     /// A fresh connection is served as before.
     async fn last_look(&mut self, ground: &Ground) -> Option<Finding> {
         let target = ground.target();
-        let look = async { Witness::connect(&target).await?.look(&self.calm).await };
+        let look = async { Witness::connect(&target, PATIENCE).await?.look(&self.calm).await };
         match look.await {
             Ok(took) => {
                 self.slowest = self.slowest.max(took);
@@ -260,23 +268,17 @@ impl Campaign {
     }
 }
 
-/// Whether all tasks are over within `time`.
-async fn ended(tasks: &mut JoinSet<()>, time: Duration) -> bool {
-    let all = async { while tasks.join_next().await.is_some() {} };
-    tokio::time::timeout(time, all).await.is_ok()
-}
-
 /// The well-behaved connection; gives how often it looked, and its slowest answer.
 async fn look(stretch: Arc<Stretch>, calm: Arc<Calm>) -> (u64, Duration) {
     let (mut looks, mut slowest) = (0, Duration::ZERO);
-    let mut witness = match Witness::connect(&stretch.target).await {
+    let mut witness = match Witness::connect(&stretch.target, PATIENCE).await {
         Ok(witness) => witness,
         Err(trouble) => {
             stretch.found(None, Symptom::Beside(trouble));
             return (looks, slowest);
         }
     };
-    while !stretch.over.load(Ordering::Relaxed) {
+    while !stretch.over.is_cancelled() {
         match witness.look(&calm).await {
             Ok(took) => slowest = slowest.max(took),
             Err(trouble) => {

@@ -165,6 +165,7 @@ impl Connection {
             if done.is_some() {
                 return close(stream).await;
             }
+            self.received.reserve(READ_BYTES);
             match stream.read_buf(&mut self.received).await {
                 Ok(1..) => {}
                 _ => return,
@@ -316,6 +317,9 @@ async fn close(mut stream: TcpStream) {
     let reading = async { while stream.read(&mut nothing).await.is_ok_and(|read| read > 0) {} };
     let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;
 }
+
+/// What one read may bring.
+const READ_BYTES: usize = 16 * 1024;
 
 /// The largest frame it takes.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;

@@ -60,7 +60,7 @@ pub async fn play(target: &Target, script: &Script, patience: Duration) -> Playe
         begun,
         patience,
         sent: Vec::new(),
-        received: Vec::new(),
+        received: Vec::with_capacity(READ_BYTES),
         settled: Vec::new(),
         end: End::Open,
         items: Vec::new(),
@@ -102,6 +102,10 @@ impl Wire {
                 Step::Settle => {
                     self.write(&mut unsent).await;
                     self.settle().await;
+                    let verdict = self.verdict();
+                    if verdict.is_err() {
+                        return (at + 1, verdict);
+                    }
                 }
                 Step::Finish => {
                     self.write(&mut unsent).await;
@@ -207,6 +211,12 @@ impl Wire {
     }
 
     fn note(&mut self, from: Side, what: What) {
+        // However the agent's bytes came, frames are read whole.
+        if let (Side::Agent, What::Sent(more), Some(Item { from: Side::Agent, what: What::Sent(bytes), .. })) =
+            (from, &what, self.items.last_mut())
+        {
+            return bytes.extend_from_slice(more);
+        }
         self.items.push(Item { comments: Vec::new(), from, at: Some(self.begun.elapsed()), what });
     }
 
@@ -215,6 +225,9 @@ impl Wire {
         conversation_holds(&Conversation { sent, received, settled, end: *end })
     }
 }
+
+/// Room for what an agent mostly answers in all.
+const READ_BYTES: usize = 4096;
 
 /// How long an agent may still answer what it had no time for when the sending half closed.
 const FINISH_TIME: Duration = Duration::from_millis(200);

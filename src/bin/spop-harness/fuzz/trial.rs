@@ -4,8 +4,10 @@ use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use tollgate::spop::frame::{Frame, PREFIX_BYTES};
 use tollgate::spop::recording::Recording;
 
+use super::PATIENCE;
 use super::canary::Canary;
 use super::play::{Fault, Played, play};
 use super::script::{Kept, Part, Script, Step};
@@ -37,7 +39,7 @@ impl Ground {
         }
         let until = Instant::now() + REVIVAL_TIME;
         loop {
-            if Witness::connect(&self.target()).await.is_ok() {
+            if Witness::connect(&self.target(), PATIENCE).await.is_ok() {
                 return true;
             }
             if Instant::now() > until {
@@ -97,13 +99,16 @@ pub struct Tried {
 /// Plays one conversation, and looks whether others are still served.
 pub async fn try_one(ground: &mut Ground, calm: &Calm, script: &Script, patience: Duration) -> Tried {
     let target = ground.target();
-    let mut witness = match Witness::connect(&target).await {
+    if let Ground::Canary(canary) = ground {
+        canary.revive().await;
+    }
+    let mut witness = match Witness::connect(&target, patience).await {
         Ok(witness) => witness,
         // What went before has felled it.
         Err(trouble) if !ground.revive().await => {
             return Tried { symptom: Some(Symptom::Beside(trouble)), recording: Recording::default() };
         }
-        Err(_) => match Witness::connect(&target).await {
+        Err(_) => match Witness::connect(&target, patience).await {
             Ok(witness) => witness,
             Err(trouble) => {
                 return Tried { symptom: Some(Symptom::Beside(trouble)), recording: Recording::default() };
@@ -113,15 +118,15 @@ pub async fn try_one(ground: &mut Ground, calm: &Calm, script: &Script, patience
     let Played { recording, verdict, .. } = play(&target, script, patience).await;
     let symptom = match verdict {
         Err(fault) => Some(Symptom::Own(fault)),
-        Ok(()) => beside(&mut witness, calm, &target).await.err().map(Symptom::Beside),
+        Ok(()) => beside(&mut witness, calm, &target, patience).await.err().map(Symptom::Beside),
     };
     Tried { symptom, recording }
 }
 
 /// Whether an old and a new connection are served.
-async fn beside(witness: &mut Witness, calm: &Calm, target: &Target) -> Result<(), Trouble> {
+async fn beside(witness: &mut Witness, calm: &Calm, target: &Target, patience: Duration) -> Result<(), Trouble> {
     witness.look(calm).await?;
-    Witness::connect(target).await?.look(calm).await?;
+    Witness::connect(target, patience).await?.look(calm).await?;
     Ok(())
 }
 
@@ -147,7 +152,15 @@ pub async fn minimise(ground: &mut Ground, calm: &Calm, script: &Script, symptom
     for index in 0..kept.0.len() {
         let Some(Step::Write { bytes, .. }) = script.steps.get(kept.0[index].step) else { continue };
         let mut ranges = vec![0..bytes.len()];
-        let mut size = bytes.len().div_ceil(2);
+        // A frame without any payload is whole, and what is behind the head mostly goes together.
+        if let Some(head) = head_len(bytes).filter(|head| *head < bytes.len()) {
+            let mut tried = kept.clone();
+            tried.0[index] = Part { step: kept.0[index].step, ranges: vec![0..head] };
+            if search.shows(&tried).await {
+                (ranges, kept) = (vec![0..head], tried);
+            }
+        }
+        let mut size = length(&ranges).div_ceil(2);
         while size > 0 {
             let mut at = 0;
             while at < length(&ranges) {
@@ -184,6 +197,12 @@ impl Search<'_> {
         let tried = try_one(self.ground, self.calm, &self.script.keep(kept), MINIMISE_PATIENCE).await;
         tried.symptom.is_some_and(|symptom| symptom.is_like(self.symptom))
     }
+}
+
+/// Of a frame: prefix, type, flags and identifiers.
+fn head_len(bytes: &[u8]) -> Option<usize> {
+    let frame = Frame::decode(bytes.get(PREFIX_BYTES..)?).ok()?;
+    Some(bytes.len() - frame.payload.len())
 }
 
 fn length(ranges: &[Range<usize>]) -> usize {

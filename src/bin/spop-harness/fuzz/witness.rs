@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use tollgate::spop::frame::{Flags, Frame, FrameType};
 use tollgate::spop::{Action, ack, annotate};
 
+use super::PATIENCE;
 use super::question::Question;
 use crate::peer::{Heard, Peer};
 use crate::target::Target;
@@ -56,7 +57,7 @@ impl Calm {
     pub async fn learn(target: &Target, question: &Question) -> Result<Calm, Trouble> {
         let without = Question { arguments: Vec::new(), ..question.clone() };
         let questions = vec![question.payload(), without.payload()];
-        let mut witness = Witness::connect(target).await?;
+        let mut witness = Witness::connect(target, PATIENCE).await?;
         let mut answers: Vec<Vec<Shape>> = Vec::new();
         for round in 0..ROUNDS {
             for (at, question) in questions.iter().enumerate() {
@@ -93,13 +94,15 @@ fn different(expected: &[Shape], got: &[Shape]) -> Option<Trouble> {
 pub struct Witness {
     peer: Peer,
     asked: u64,
+    patience: Duration,
 }
 
 impl Witness {
-    pub async fn connect(target: &Target) -> Result<Witness, Trouble> {
-        let greeted = Peer::greeted(target, 16_380, ANSWER_TIME_MAX).await;
+    /// Connects; each answer may take `patience`, and counts as lost beyond.
+    pub async fn connect(target: &Target, patience: Duration) -> Result<Witness, Trouble> {
+        let greeted = Peer::greeted(target, 16_380, patience).await;
         let (peer, _) = greeted.map_err(|error| Trouble::NoHello(error.to_string()))?;
-        Ok(Witness { peer, asked: 0 })
+        Ok(Witness { peer, asked: 0, patience })
     }
 
     /// Asks every question once; gives the longest that an answer took.
@@ -129,8 +132,13 @@ impl Witness {
         Frame::encode(FrameType::Notify, Flags::FIN, stream_id, 1, &mut out, |out| out.extend_from_slice(question));
         let asked = Instant::now();
         self.peer.send(&out).await.map_err(|error| Trouble::Wrong(error.to_string()))?;
-        let heard = self.peer.hear(ANSWER_TIME_MAX).await;
-        let Heard::Frame(received) = heard else { return Err(Trouble::Wrong(format!("{heard:?}"))) };
+        let heard = self.peer.hear(self.patience).await;
+        let received = match heard {
+            Heard::Frame(received) => received,
+            Heard::Nothing => return Err(Trouble::Wrong("nothing".to_owned())),
+            Heard::Closed(_) => return Err(Trouble::Wrong("a close".to_owned())),
+            Heard::Reset => return Err(Trouble::Wrong("a reset".to_owned())),
+        };
         let frame = received.decode().map_err(|error| Trouble::Wrong(error.to_string()))?;
         if (frame.kind, frame.flags, frame.stream_id, frame.frame_id) != (FrameType::Ack, Flags::FIN, stream_id, 1) {
             let expected = format!("stream {stream_id} frame 1");
@@ -154,9 +162,6 @@ fn shape(action: &Action<'_>) -> Shape {
 
 /// Within this an answer must come.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
-
-/// Within this it still counts as late; beyond, as lost.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// How often each question is asked while all is calm, and over how long: beyond a second, so that a number of seconds
 /// changes.
