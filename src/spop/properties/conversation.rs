@@ -3,7 +3,7 @@
 
 use super::super::frame::{FRAME_BYTES_MIN, Flags, Frame, FrameType, MAX_FRAME_SIZE_MIN, PREFIX_BYTES};
 use super::super::hello::{AgentHello, HaproxyHello};
-use super::super::{DecodeError, Messages, Status, TypedData, ack, disconnect, kv_list};
+use super::super::{DecodeError, Messages, Status, TypedData, ack, annotate, disconnect, kv_list};
 
 /// All that passed on one connection.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +42,10 @@ pub enum Violation {
     ShortFrame { at: usize, length: usize },
     #[error("the frame at offset {at} does not decode: {error}")]
     Undecodable { at: usize, error: DecodeError },
-    #[error("the frame at offset {at} is a {kind:?}, expected AGENT-HELLO or AGENT-DISCONNECT first")]
+    #[error("the frame at offset {at} is {}, expected AGENT-HELLO or AGENT-DISCONNECT first", annotate::kind(*.kind))]
     NotHelloFirst { at: usize, kind: FrameType },
+    #[error("HAPROXY-HELLO got no answer")]
+    HelloMissing,
     #[error("AGENT-HELLO number {hellos} answers no HAPROXY-HELLO")]
     HelloUnasked { hellos: usize },
     #[error("AGENT-HELLO is not as the specification says: {}", .0.message())]
@@ -56,7 +58,7 @@ pub enum Violation {
         "the frame at offset {at} has flags {flags:#x} and identifiers {stream_id} and {frame_id}, expected FIN, 0 and 0"
     )]
     BadHead { at: usize, flags: u32, stream_id: u64, frame_id: u64 },
-    #[error("the frame at offset {at} is a {kind:?}, which no agent sends")]
+    #[error("the frame at offset {at} is {}, which no agent sends", annotate::kind(*.kind))]
     Unexpected { at: usize, kind: FrameType },
     #[error("ACK of stream {stream_id} frame {frame_id} answers nothing that was asked")]
     Unasked { stream_id: u64, frame_id: u64 },
@@ -76,7 +78,7 @@ pub enum Violation {
     BadDisconnect { at: usize, error: DecodeError },
     #[error("the AGENT-DISCONNECT has status code {0}, expected 0 to 13 or 99")]
     BadStatus(i64),
-    #[error("a {kind:?} comes after AGENT-DISCONNECT, at offset {at}")]
+    #[error("{} comes after AGENT-DISCONNECT, at offset {at}", annotate::kind(*.kind))]
     AfterDisconnect { at: usize, kind: FrameType },
     #[error("the agent ended a conversation that nothing was wrong with")]
     Ended,
@@ -87,7 +89,7 @@ pub enum Violation {
 impl Violation {
     /// Whether more bytes from the agent could still mend it.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Violation::Missing { .. } | Violation::CutFrame { .. })
+        matches!(self, Violation::HelloMissing | Violation::Missing { .. } | Violation::CutFrame { .. })
     }
 
     /// Whether it is the same rule that is broken, wherever.
@@ -99,7 +101,7 @@ impl Violation {
 /// An agent that keeps to SPOE.txt gives such a conversation.
 ///
 /// - It writes whole frames; one may be cut only by a reset.
-/// - AGENT-HELLO or AGENT-DISCONNECT comes first, and at most one HELLO for each that was sent.
+/// - A HELLO is answered. AGENT-HELLO or AGENT-DISCONNECT comes first, and at most one HELLO for each that was sent.
 /// - Each ACK answers a NOTIFY that came whole, at once or in fragments, and once; it has FIN, decodes, says something,
 ///   and is no longer than agreed on.
 /// - Nothing comes after AGENT-DISCONNECT, whose code is one of the specification's.
@@ -115,6 +117,9 @@ pub fn conversation_holds(conversation: &Conversation<'_>) -> Result<(), Violati
     let ended = said_goodbye || matches!(conversation.end, End::Closed | End::Reset);
     if ended && asked.standing == Standing::Sound && !asked.owes && conversation.end != End::Left {
         return Err(Violation::Ended);
+    }
+    if asked.hello_due.is_some() && !ended {
+        return Err(Violation::HelloMissing);
     }
     let mut missing = asked.notifies.iter().filter(|notify| notify.must && !notify.answered);
     if let Some(first) = missing.next() {
@@ -163,6 +168,8 @@ struct Asked {
     /// HAProxy's side stopped inside a frame, a fragmented NOTIFY or the greeting: the agent need not wait for ever.
     owes: bool,
     hellos: usize,
+    /// Where the HELLO ends that must be answered.
+    hello_due: Option<usize>,
     /// The largest frame that a HELLO offered to take.
     offered: Option<u32>,
     notifies: Vec<Notify>,
@@ -202,8 +209,14 @@ struct Fragments {
 impl Asked {
     fn read(conversation: &Conversation<'_>, agreed: Option<&Agreed>) -> Asked {
         let Conversation { sent, settled, end, .. } = *conversation;
-        let mut asked =
-            Asked { standing: Standing::Sound, owes: false, hellos: 0, offered: None, notifies: Vec::new() };
+        let mut asked = Asked {
+            standing: Standing::Sound,
+            owes: false,
+            hellos: 0,
+            hello_due: None,
+            offered: None,
+            notifies: Vec::new(),
+        };
         let mut fragments: Option<Fragments> = None;
         for piece in (Frames { bytes: sent, at: 0 }) {
             let at = piece.at;
@@ -259,10 +272,16 @@ impl Asked {
                     self.doubt(at, settled);
                 }
                 self.hellos += 1;
+                if self.hellos == 1 && self.standing == Standing::Sound {
+                    self.hello_due = Some(end);
+                }
                 if let Ok(hello) = hello {
                     self.offered = self.offered.max(Some(hello.max_frame_size));
                     if hello.healthcheck {
+                        // Answered as any HELLO; after that most agents close.
+                        let due = self.hello_due;
                         self.doubt(at, settled);
+                        self.hello_due = due;
                     }
                 } else {
                     // Whatever an agent makes of it.
@@ -373,8 +392,10 @@ impl Asked {
 
     /// The agent may end the conversation at `at`: only what it had time for before must have been answered.
     fn release(&mut self, at: usize, settled: &[usize]) {
+        let had_time = |end: usize| settled.iter().any(|point| (end..=at).contains(point));
+        self.hello_due.take_if(|end| !had_time(*end));
         for notify in &mut self.notifies {
-            notify.must &= settled.iter().any(|point| (notify.end..=at).contains(point));
+            notify.must &= had_time(notify.end);
         }
     }
 
@@ -402,6 +423,7 @@ impl Asked {
             match kind {
                 FrameType::AgentHello => {
                     hellos += 1;
+                    self.hello_due = None;
                     if hellos > self.hellos {
                         return Err(Violation::HelloUnasked { hellos });
                     }
