@@ -93,7 +93,7 @@ fn case<F: Future<Output = Seen> + 'static>(
     expected: &str,
     trial: impl FnOnce(Conversation, Lab) -> F + 'static,
 ) -> Case {
-    let expected = format!("{expected}; DISCONNECT 10 or a close where not announced");
+    let expected = format!("{expected} (refused where not announced)");
     Case::new(format!("fragments/{name}"), "3.2", Level::Spec, &expected, async move |lab: Lab| {
         let mut conversation = lab.greeted().await?;
         if lab.announced.fragmentation {

@@ -295,7 +295,7 @@ pub fn judge(heard: &Heard, answer: FrameType, then: Then) -> Seen {
 
 fn ended(heard: &Heard, codes: &[i64]) -> Seen {
     match heard {
-        Heard::Closed(_) | Heard::Reset => Ok(words(heard)),
+        Heard::Closed(0) | Heard::Reset => Ok(words(heard)),
         Heard::Frame(frame) if kind(frame) == Some(FrameType::AgentDisconnect) => match status(frame) {
             Some(code) if codes.is_empty() || codes.contains(&code) => Ok(words(heard)),
             _ => warned(words(heard)),

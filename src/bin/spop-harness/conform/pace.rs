@@ -32,7 +32,7 @@ fn paces() -> Vec<Case> {
         Case::new(
             "pace/idle-stays-open",
             "3.2.3",
-            Level::Haproxy("every version, whose pools are idle for seconds"),
+            Level::Haproxy("every version"),
             "ACK after two seconds of silence",
             async |lab: Lab| {
                 let mut conversation = lab.greeted().await?;
@@ -69,7 +69,7 @@ fn paces() -> Vec<Case> {
         Case::new(
             "pace/hello-is-answered-soon",
             "3.2.4",
-            Level::Haproxy("3.1 and later, without a timeout for it"),
+            Level::Haproxy("3.1 and later"),
             "AGENT-HELLO within half of --timeout",
             async |lab: Lab| {
                 let mut conversation = lab.connect().await?;
@@ -153,7 +153,7 @@ fn others() -> Vec<Case> {
         Case::new(
             "others/100-connections-at-once",
             "3.2.3",
-            Level::Haproxy("every version opens one for each cold request"),
+            Level::Haproxy("every version"),
             "an ACK on each",
             async |lab: Lab| {
                 let mut all = Vec::new();
