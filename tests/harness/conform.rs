@@ -96,9 +96,10 @@ async fn the_question_is_the_callers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_agent_fails_the_cases_that_are_meant_to_see_it() {
     // Several at once: most of a run is waiting for what a broken agent never says.
-    let runs = stream::iter(DEFECTS).map(async |(defect, failed, warned)| {
+    let runs = stream::iter(DEFECTS).map(async |(defect, only, failed, warned)| {
         let broken = Broken::start(*defect).await;
-        let run = conform(&["--target", &broken.address.to_string(), "--json", "--timeout", "1500"]).await;
+        let target = broken.address.to_string();
+        let run = conform(&["--target", &target, "--only", only, "--json", "--timeout", "1500"]).await;
         let report = run.report();
         let with = |result: &str| -> BTreeSet<String> {
             let cases = report["cases"].as_array().unwrap().iter().filter(|case| case["result"] == result);
@@ -115,31 +116,172 @@ async fn a_broken_agent_fails_the_cases_that_are_meant_to_see_it() {
         }
         wrong
     });
-    let wrong: Vec<_> = runs.buffer_unordered(5).collect().await;
+    let wrong: Vec<_> = runs.buffer_unordered(8).collect().await;
     assert!(wrong.iter().all(String::is_empty), "{}", wrong.concat());
 }
 
-const DEFECTS: &[(Defect, &[&str], &[&str])] = &[
-    (Defect::None, &[], &[]),
-    (Defect::AlwaysFrame1, &[], &[]),
-    (Defect::HelloInTwoWrites, &["hello/answer-in-one-piece"], &[]),
-    (Defect::EmptyAck, &["ack/never-empty"], &[]),
-    (Defect::AnswersTwice, &[], &[]),
-    (Defect::IgnoresDisconnect, &[], &[]),
-    (Defect::WrapsVarints, &[], &[]),
-    (Defect::LargerFrameSize, &[], &[]),
-    (Defect::ClosesOnUnknownTypes, &[], &[]),
-    (Defect::AckWithoutFin, &["ids/ack-has-fin"], &["ids/ack-has-no-other-flags"]),
-    (Defect::HelloWithoutCapabilities, &[], &[]),
-    (Defect::KeepsChecksOpen, &[], &["check/closed-by-the-agent"]),
-    (Defect::ForgetsWhoHalfCloses, &[], &[]),
-    (Defect::LargeAck, &[], &[]),
-    (Defect::LongName, &["ack/names-fit-63-bytes"], &[]),
-    (Defect::NameWithHyphen, &["ack/names-of-right-characters"], &[]),
-    (Defect::UnknownScope, &[], &[]),
-    (Defect::TakesAnyVersion, &[], &[]),
-    (Defect::AnswersTheFirstPiece, &[], &[]),
-    (Defect::OneQuestionARead, &[], &[]),
+/// The defect, the cases to try (all of them where empty), what fails, what is warned of.
+type Row = (Defect, &'static str, &'static [&'static str], &'static [&'static str]);
+
+const DEFECTS: &[Row] = &[
+    (Defect::None, "", &[], &[]),
+    (
+        Defect::AlwaysFrame1,
+        "",
+        &[
+            "ids/frames-1-2-3-of-a-stream",
+            "ids/stream-and-frame-swapped",
+            "varint/frame-id-1-byte",
+            "varint/frame-id-2-bytes",
+            "varint/frame-id-3-bytes",
+            "varint/frame-id-4-bytes",
+            "varint/frame-id-5-bytes",
+            "varint/frame-id-up-to-10",
+        ],
+        &[],
+    ),
+    (Defect::HelloInTwoWrites, "", &["hello/answer-in-one-piece"], &[]),
+    (Defect::EmptyAck, "", &["ack/never-empty"], &[]),
+    (
+        Defect::AnswersTwice,
+        "",
+        &[
+            "frame/ten-in-one-write",
+            "frame/three-in-two-halves",
+            "ids/falling",
+            "ids/frames-1-2-3-of-a-stream",
+            "ids/same-frame-of-many-streams",
+            "ids/same-of-another-engine",
+            "ids/same-on-two-connections",
+            "ids/stream-0",
+            "ids/stream-and-frame-swapped",
+            "pace/reads-500-answers-late",
+            "pipelining/2-at-once",
+            "pipelining/20-at-once",
+            "pipelining/200-at-once",
+            "pipelining/answered-once",
+            "pipelining/ids-in-no-order",
+            "pipelining/large-and-small",
+        ],
+        &["half-close/after-20-questions", "half-close/after-a-question"],
+    ),
+    (
+        Defect::IgnoresDisconnect,
+        "",
+        &[
+            "disconnect/after-a-refused-hello",
+            "disconnect/answered",
+            "disconnect/answered-with-0",
+            "disconnect/behind-20-questions",
+            "disconnect/behind-a-question",
+            "disconnect/closed-behind-it",
+            "disconnect/cut",
+            "disconnect/message-not-utf-8",
+            "disconnect/questions-behind-it",
+            "disconnect/status-not-a-number",
+            "disconnect/with-a-long-message",
+            "disconnect/with-an-error",
+            "disconnect/with-ids",
+            "disconnect/with-nothing-in-it",
+            "disconnect/with-unknown-key",
+            "disconnect/with-unknown-status",
+            "disconnect/without-a-message",
+            "disconnect/without-a-status-code",
+            "hello/disconnect-first",
+        ],
+        &[],
+    ),
+    (
+        Defect::WrapsVarints,
+        "",
+        &["varint/frame-id-2-to-the-64", "varint/stream-id-2-to-the-64", "varint/stream-id-of-11-bytes"],
+        &[],
+    ),
+    (
+        Defect::LargerFrameSize,
+        "",
+        &[
+            "check/size-of-1024",
+            "check/size-small",
+            "check/size-usual",
+            // It does not take what it announces either.
+            "frame/as-large-as-agreed",
+            "frame/one-byte-below-it",
+            "hello/answers-size-1024",
+            "hello/answers-size-16380",
+            "hello/answers-size-256",
+            "hello/answers-size-65532",
+        ],
+        &["check/fits-a-small-buffer"],
+    ),
+    (
+        Defect::ClosesOnUnknownTypes,
+        "",
+        &["frame/unknown-type-104", "frame/unknown-type-255", "frame/unknown-type-4", "frame/unknown-type-50"],
+        &[],
+    ),
+    (Defect::AckWithoutFin, "", &["ids/ack-has-fin"], &["ids/ack-has-no-other-flags"]),
+    (
+        Defect::HelloWithoutCapabilities,
+        "",
+        // It puts fragments together all the same.
+        &["check/has-every-key", "fragments/not-announced", "hello/answer-says-capabilities"],
+        &[],
+    ),
+    (Defect::KeepsChecksOpen, "", &[], &["check/closed-by-the-agent"]),
+    (
+        Defect::ForgetsWhoHalfCloses,
+        "half-close/",
+        &[],
+        &["half-close/after-20-questions", "half-close/after-a-question", "half-close/after-hello"],
+    ),
+    (Defect::LargeAck, "", &["ack/20-fit-a-buffer-at-16380", "ack/at-most-256-bytes", "ack/below-the-frame-size"], &[]),
+    (Defect::LongName, "", &["ack/names-fit-63-bytes"], &[]),
+    (Defect::NameWithHyphen, "", &["ack/names-of-right-characters"], &[]),
+    (Defect::UnknownScope, "", &["ack/actions-decode", "ack/scopes-are-known"], &[]),
+    (
+        Defect::TakesAnyVersion,
+        "",
+        &[
+            "check/version-1.0",
+            "hello/version-1.0-only",
+            "hello/version-3.0-only",
+            "hello/versions-empty",
+            "hello/versions-not-numbers",
+        ],
+        &["hello/versions-binary"],
+    ),
+    (
+        Defect::AnswersTheFirstPiece,
+        "",
+        &["fragments/silence-before-last"],
+        &[
+            "fragments/interlaced-notify",
+            "fragments/of-another-frame",
+            "fragments/of-another-stream",
+            "fragments/whole-is-unreadable",
+            "fragments/without-end",
+        ],
+    ),
+    (
+        Defect::OneQuestionARead,
+        "pipelining/",
+        &[
+            "pipelining/2-at-once",
+            "pipelining/20-at-once",
+            "pipelining/200-at-once",
+            "pipelining/ids-in-no-order",
+            "pipelining/large-and-small",
+        ],
+        &[],
+    ),
+    (
+        Defect::SilentOnUnknownMessages,
+        "",
+        &["message/known-behind-unknown", "message/unknown-behind-known", "message/unknown-name"],
+        &[],
+    ),
+    (Defect::OneErrorEndsAll, "others/one-says-garbage", &["others/one-says-garbage"], &[]),
 ];
 
 /// What an agent does wrong.
@@ -185,6 +327,10 @@ enum Defect {
     AnswersTheFirstPiece,
     /// Takes one frame of each read, and loses the rest.
     OneQuestionARead,
+    /// Answers only what it knows.
+    SilentOnUnknownMessages,
+    /// Ends every conversation where one breaks the protocol.
+    OneErrorEndsAll,
 }
 
 /// An agent with a defect.
@@ -208,11 +354,17 @@ impl Broken {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let all_asked = Arc::clone(&asked);
         let task = tokio::spawn(async move {
+            let (end_all, _) = tokio::sync::broadcast::channel(1);
             let mut conversations = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 // A peer that goes in the middle of a conversation is what many cases are about.
-                let asked = Arc::clone(&all_asked);
-                conversations.spawn(async move { converse(socket, defect, &asked).await.unwrap_or_default() });
+                let (asked, end_all, mut all_ended) = (Arc::clone(&all_asked), end_all.clone(), end_all.subscribe());
+                conversations.spawn(async move {
+                    tokio::select! {
+                        ended = converse(socket, defect, &asked, &end_all) => ended.unwrap_or_default(),
+                        _ = all_ended.recv() => {}
+                    }
+                });
             }
         });
         Broken { address, asked, task }
@@ -220,7 +372,12 @@ impl Broken {
 }
 
 /// One conversation, as [`Agent`] holds it, but for the defect.
-async fn converse(mut socket: TcpStream, defect: Defect, asked: &Mutex<Vec<String>>) -> std::io::Result<()> {
+async fn converse(
+    mut socket: TcpStream,
+    defect: Defect,
+    asked: &Mutex<Vec<String>>,
+    end_all: &tokio::sync::broadcast::Sender<()>,
+) -> std::io::Result<()> {
     socket.set_nodelay(true)?;
     let mut agent = Agent::new(FRAME_BYTES_MAX);
     let mut deframer = Deframer::new(FRAME_BYTES_MAX);
@@ -259,8 +416,12 @@ async fn converse(mut socket: TcpStream, defect: Defect, asked: &Mutex<Vec<Strin
                             arguments.map(|(name, value)| format!(" {}={value:?}", String::from_utf8_lossy(name)));
                         asked.lock().unwrap().push(name + &said.collect::<String>());
                     }
-                    agent.ack(pending, &[action(defect)]);
+                    let known = messages.iter().all(|message| message.name != b"nobody-knows-it");
+                    if known || defect != Defect::SilentOnUnknownMessages {
+                        agent.ack(pending, &[action(defect)]);
+                    }
                 }
+                Event::Refused { .. } if defect == Defect::OneErrorEndsAll => drop(end_all.send(())),
                 Event::Disconnected { .. } | Event::Refused { .. } => {}
             }
         }

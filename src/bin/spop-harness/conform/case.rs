@@ -1,5 +1,6 @@
 //! What a case is: one thing that SPOP, or a HAProxy, wants of an agent.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -51,6 +52,15 @@ pub enum Flaw {
     Failed(String),
     /// What is allowed, or harmless with every HAProxy there is, and still not well done.
     Warned(String),
+    /// Nothing: why there was nothing to see.
+    Skipped(String),
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Flaw::Failed(seen) | Flaw::Warned(seen) | Flaw::Skipped(seen)) = self;
+        f.write_str(seen)
+    }
 }
 
 impl From<io::Error> for Flaw {
@@ -67,6 +77,11 @@ pub fn failed<T>(seen: impl Into<String>) -> Result<T, Flaw> {
 /// Warns of what was seen.
 pub fn warned<T>(seen: impl Into<String>) -> Result<T, Flaw> {
     Err(Flaw::Warned(seen.into()))
+}
+
+/// Says why there is nothing to see.
+pub fn skipped<T>(why: impl Into<String>) -> Result<T, Flaw> {
+    Err(Flaw::Skipped(why.into()))
 }
 
 impl Case {
@@ -96,6 +111,7 @@ impl Case {
             Ok(_) => "pass",
             Err(Flaw::Failed(_)) => "FAIL",
             Err(Flaw::Warned(_)) => "warn",
+            Err(Flaw::Skipped(_)) => "skip",
         };
         (seen, result)
     }
@@ -106,10 +122,3 @@ pub const NAME_CHARS_MAX: usize = 32;
 
 /// A trial may take so many times what one answer may: the longest asks some hundred times, and each is answered at once.
 const TRIAL_TIMES_MAX: u32 = 20;
-
-impl std::fmt::Display for Flaw {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Flaw::Failed(seen) | Flaw::Warned(seen)) = self;
-        f.write_str(seen)
-    }
-}

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use tollgate::spop::TypedData;
 use tollgate::spop::frame::{Flags, FrameType};
 
-use super::case::{Case, Level, Seen, failed, warned};
+use super::case::{Case, Level, Seen, failed, skipped, warned};
 use super::lab::{Conversation, Lab, PADDING, Then, judge, words};
 use super::wire;
 use crate::peer::Heard;
@@ -48,7 +48,7 @@ pub fn cases() -> Vec<Case> {
             let payload = lab.payload();
             for stream in [1, 3] {
                 conversation.send(&fragmented(stream, 1, &cut(&payload, &[payload.len() / 2]))).await;
-                conversation.each_once([(stream, 1)]).await?;
+                conversation.ack_of(stream, 1).await?;
             }
             Ok("an ACK each".to_owned())
         }),
@@ -81,34 +81,31 @@ pub fn cases() -> Vec<Case> {
         }),
         aborted("aborted", vec![Flags::FIN.and(Flags::ABORT)]),
         aborted("aborted-in-the-middle", vec![Flags::NONE, Flags::FIN.and(Flags::ABORT)]),
+        unannounced(),
         unstarted("unset-first", Flags::FIN),
         unstarted("unset-first-no-fin", Flags::NONE),
         endless(),
     ]
 }
 
-/// A trial on a connection to an agent that announced fragmentation; any other is tried with one piece, which it refuses.
+/// A trial on a connection to an agent that announced fragmentation.
 fn case<F: Future<Output = Seen> + 'static>(
     name: &str,
     expected: &str,
     trial: impl FnOnce(Conversation, Lab) -> F + 'static,
 ) -> Case {
-    let expected = format!("{expected} (refused where not announced)");
-    Case::new(format!("fragments/{name}"), "3.2", Level::Spec, &expected, async move |lab: Lab| {
-        let mut conversation = lab.greeted().await?;
-        if lab.announced.fragmentation {
-            return trial(conversation, lab).await;
+    Case::new(format!("fragments/{name}"), "3.2", Level::Spec, expected, async move |lab: Lab| {
+        if !lab.announced.fragmentation {
+            return skipped("fragmentation is not announced");
         }
-        conversation.send(&piece(FrameType::Notify, Flags::NONE, 1, 1, &lab.payload())).await;
-        let seen = judge(&conversation.hear().await, FrameType::Ack, Then::Refused(&[4, 10]))?;
-        Ok(format!("not announced: {seen}"))
+        trial(lab.greeted().await?, lab).await
     })
 }
 
 fn whole(name: &str, pieces: impl FnOnce(&[u8]) -> Vec<BytesMut> + 'static) -> Case {
     case(name, "ACK", async move |mut conversation: Conversation, lab: Lab| {
         conversation.send(&fragmented(1, 1, &pieces(&lab.payload()))).await;
-        conversation.each_once([(1, 1)]).await
+        conversation.judged(Then::Answered).await
     })
 }
 
@@ -128,6 +125,18 @@ fn aborted(name: &str, flags: Vec<Flags>) -> Case {
         }
         conversation.ask(&lab, 3, 1).await?;
         Ok("ACK of the next question".to_owned())
+    })
+}
+
+/// An agent that did not announce it must not wait for the rest, nor take the first piece for all.
+fn unannounced() -> Case {
+    let then = Then::Refused(&[4, 10]);
+    let expected = format!("{} (unless announced)", then.expected("ACK"));
+    Case::new("fragments/not-announced", "3.2", Level::Spec, &expected, async move |lab: Lab| {
+        if lab.announced.fragmentation {
+            return Ok("fragmentation is announced".to_owned());
+        }
+        lab.tried(&piece(FrameType::Notify, Flags::NONE, 1, 1, &lab.payload()), then).await
     })
 }
 

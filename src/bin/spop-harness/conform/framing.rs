@@ -116,13 +116,12 @@ fn pieces() -> Vec<Case> {
                 let bytes = [&lab.question(1, 1)[..], &[0xff; 64]].concat();
                 conversation.send(&bytes).await;
                 let first = conversation.hear().await;
-                let end = Then::Refused(&[3, 4]);
                 match judge(&first, FrameType::Ack, Then::Answered) {
                     Ok(ack) => {
-                        let end = judge(&conversation.hear().await, FrameType::Ack, end)?;
+                        let end = conversation.end(&[3, 4]).await?;
                         Ok(format!("{ack}, then {end}"))
                     }
-                    Err(_) => judge(&first, FrameType::Ack, end).and_then(warned),
+                    Err(_) => judge(&first, FrameType::Ack, Then::Refused(&[3, 4])).and_then(warned),
                 }
             },
         ),

@@ -2,7 +2,7 @@
 
 use tollgate::spop::{Action, TypedData, ack};
 
-use super::case::{Case, Flaw, Level, Seen, failed};
+use super::case::{Case, Flaw, Level, Seen, failed, skipped};
 use super::lab::{Lab, PADDING};
 use super::wire::{self, CAPABILITIES, ENGINE_ID, VERSIONS};
 use crate::peer::Received;
@@ -63,8 +63,9 @@ pub fn cases() -> Vec<Case> {
             let payload = payload(ack);
             if payload.is_empty() { failed("an empty list") } else { Ok(format!("{} bytes of actions", payload.len())) }
         }),
-        looked_at("actions-decode", Level::Spec, "set-var and unset-var", |ack| {
-            actions(ack, |actions| Ok(format!("{} actions", actions.len())))
+        looked_at("actions-decode", Level::Spec, "set-var and unset-var", |ack| match ack::decode(&payload(ack)) {
+            Ok(actions) => Ok(format!("{} actions", actions.len())),
+            Err(error) => failed(format!("they do not decode: {error}")),
         }),
         looked_at("scopes-are-known", Level::Spec, "scopes 0 to 4", |ack| match ack::decode(&payload(ack)) {
             Err(error @ tollgate::spop::DecodeError::UnknownScope(_)) => failed(error.to_string()),
@@ -119,7 +120,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The ACKs of an ordinary question, of one that the agent does not know, and of one as large as the frame lets it.
+/// The ACKs of an ordinary question, of one as large as the frame lets it, and of one that the agent does not know where it
+/// answers that: whether it does has its own case.
 async fn acks_at(lab: &Lab, offered: u32) -> Result<(Vec<Received>, u32), Flaw> {
     let (mut conversation, size) = lab.greeted_with_size(offered).await?;
     let room = (size as usize).min(offered as usize);
@@ -128,7 +130,7 @@ async fn acks_at(lab: &Lab, offered: u32) -> Result<(Vec<Received>, u32), Flaw> 
     let large = lab.payload_with(&[wire::argument(PADDING, TypedData::Str(&vec![b'x'; padding]))]);
     let unknown = wire::message(b"nobody-knows-it", 0, b"");
     let mut acks = Vec::new();
-    for payload in [unknown, payload, large] {
+    for payload in [payload, large] {
         let question = wire::notify(1, 1, &payload);
         // A question of the caller's may be too large for the smallest frames.
         if question.len() - 4 <= room {
@@ -136,16 +138,24 @@ async fn acks_at(lab: &Lab, offered: u32) -> Result<(Vec<Received>, u32), Flaw> 
             acks.push(conversation.ack_of(1, 1).await?);
         }
     }
+    conversation.send(&wire::notify(1, 1, &unknown)).await;
+    acks.extend(conversation.ack_of(1, 1).await.ok());
+    if acks.is_empty() {
+        return skipped(format!("no question fits {room} bytes"));
+    }
     Ok((acks, size))
 }
 
-/// What must hold for the ACK of the question, and for that of an unknown one.
+/// What must hold for the ACK of the question, and for that of one that the agent does not know where it answers that.
 fn looked_at(name: &str, level: Level, expected: &str, look: impl Fn(&Received) -> Seen + 'static) -> Case {
     Case::new(format!("ack/{name}"), "3.4", level, expected, async move |lab: Lab| {
         let mut conversation = lab.greeted().await?;
+        let seen = look(&conversation.ask(&lab, 1, 1).await?)?;
         conversation.send(&wire::notify(3, 1, &wire::message(b"nobody-knows-it", 0, b""))).await;
-        look(&conversation.ack_of(3, 1).await?)?;
-        look(&conversation.ask(&lab, 1, 1).await?)
+        match conversation.ack_of(3, 1).await {
+            Ok(ack) => look(&ack),
+            Err(_) => Ok(seen),
+        }
     })
 }
 
@@ -156,7 +166,8 @@ fn payload(ack: &Received) -> Vec<u8> {
 fn actions(ack: &Received, look: impl FnOnce(&[Action<'_>]) -> Seen) -> Seen {
     match ack::decode(&payload(ack)) {
         Ok(actions) => look(&actions),
-        Err(error) => failed(format!("they do not decode: {error}")),
+        // That has its own case.
+        Err(_) => skipped("actions that do not decode"),
     }
 }
 

@@ -13,7 +13,7 @@ pub struct Row {
     section: &'static str,
     level: Level,
     expected: String,
-    /// `pass`, `warn` or `FAIL`; empty where nothing was tried.
+    /// `pass`, `warn`, `skip` or `FAIL`; empty where nothing was tried.
     result: &'static str,
     seen: String,
 }
@@ -24,6 +24,7 @@ pub struct Sums {
     pub passed: usize,
     pub failed: usize,
     pub warned: usize,
+    pub skipped: usize,
 }
 
 impl Row {
@@ -35,7 +36,7 @@ impl Row {
 
     /// The same with what came of it.
     pub fn with(self, (seen, result): (Seen, &'static str)) -> Row {
-        let (Ok(seen) | Err(Flaw::Failed(seen) | Flaw::Warned(seen))) = seen;
+        let (Ok(seen) | Err(Flaw::Failed(seen) | Flaw::Warned(seen) | Flaw::Skipped(seen))) = seen;
         Row { result, seen, ..self }
     }
 
@@ -80,6 +81,7 @@ impl Sums {
             match row.result {
                 "pass" => sums.passed += 1,
                 "warn" => sums.warned += 1,
+                "skip" => sums.skipped += 1,
                 _ => sums.failed += 1,
             }
         }

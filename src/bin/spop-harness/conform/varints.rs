@@ -1,11 +1,13 @@
 //! Variable-length integers at each boundary of their encoding, and beyond what they may say.
 
 use bytes::{BufMut, BytesMut};
+use tollgate::spop::frame::FrameType;
 use tollgate::spop::{TypedData, varint};
 
 use super::case::{Case, Level, Seen, failed};
-use super::lab::{Lab, PADDING, Then};
+use super::lab::{Lab, PADDING, Then, judge, kind};
 use super::wire::{self, BEYOND, wide_varint};
+use crate::peer::Heard;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -34,25 +36,19 @@ fn identifier(name: &str, bytes: &str, values: &'static [u64], ids: impl Fn(u64)
     let usual = values.iter().all(|value| u32::try_from(*value).is_ok());
     let expected = if usual { "ACK with the same ids" } else { "ACK with the same ids, DISCONNECT or a close" };
     Case::new(format!("varint/{name}-{bytes}"), "3.1", Level::Spec, expected, async move |lab: Lab| {
-        let mut conversation = lab.greeted().await?;
         for value in values {
+            let mut conversation = lab.greeted().await?;
             let (stream, frame) = ids(*value);
             conversation.send(&lab.question(stream, frame)).await;
-            if usual {
-                conversation.ack_of(stream, frame).await?;
-                continue;
-            }
             let heard = conversation.hear().await;
+            let seen = judge(&heard, FrameType::Ack, if usual { Then::Answered } else { Then::Either })?;
             match &heard {
-                crate::peer::Heard::Frame(frame_heard) => match frame_heard.head() {
-                    Some((tollgate::spop::frame::FrameType::Ack, _, s, f)) if (s, f) == (stream, frame) => {}
-                    Some((tollgate::spop::frame::FrameType::AgentDisconnect, ..)) => {
-                        return Ok(super::lab::words(&heard));
+                Heard::Frame(ack) if kind(ack) == Some(FrameType::Ack) => {
+                    if ack.head().is_none_or(|(_, _, s, f)| (s, f) != (stream, frame)) {
+                        return failed(format!("{seen} for {stream}/{frame}"));
                     }
-                    _ => return failed(super::lab::words(&heard)),
-                },
-                crate::peer::Heard::Nothing => return failed("nothing"),
-                end => return Ok(super::lab::words(end)),
+                }
+                _ => return Ok(seen),
             }
         }
         Ok(format!("{} ACKs", values.len()))
