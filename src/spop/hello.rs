@@ -47,7 +47,7 @@ impl HaproxyHello {
             return Err(Status::InvalidFrame);
         }
         let versions = versions.ok_or(Status::VersionMissing)?;
-        if !items(versions).any(|version| version == b"2.0") {
+        if !items(versions).any(means_2_0) {
             return Err(Status::UnsupportedVersion);
         }
         let max_frame_size = max_frame_size.ok_or(Status::MaxFrameSizeMissing)?;
@@ -141,6 +141,11 @@ impl AgentHello {
     }
 }
 
+/// Whoever announces a version has all earlier ones with the same first number too (SPOE.txt, section 3.2.4).
+fn means_2_0(version: &[u8]) -> bool {
+    version.strip_prefix(b"2.").is_some_and(|minor| !minor.is_empty() && minor.iter().all(u8::is_ascii_digit))
+}
+
 /// A comma-separated list; blanks around an item do not count.
 fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
@@ -159,15 +164,20 @@ mod tests {
         let versions = ("supported-versions", TypedData::Str(b"2.0"));
         let size = ("max-frame-size", TypedData::UInt32(16380));
         let capabilities = ("capabilities", TypedData::Str(b"pipelining , async"));
-        let cases: [(Pairs<'_>, Read); 12] = [
+        let cases: [(Pairs<'_>, Read); 14] = [
             (&[versions, size, capabilities], Ok((16380, true, true))),
             (&[capabilities, ("x", TypedData::Null), size, versions], Ok((16380, true, true))),
             (&[("supported-versions", TypedData::Str(b"1.0, 2.0")), size, capabilities], Ok((16380, true, true))),
             (&[versions, size, ("capabilities", TypedData::Str(b""))], Ok((16380, false, false))),
             (&[versions, ("max-frame-size", TypedData::Int64(256)), capabilities], Ok((256, true, true))),
+            (&[("supported-versions", TypedData::Str(b"3.0,2.1")), size, capabilities], Ok((16380, true, true))),
             (&[size, capabilities], Err(Status::VersionMissing)),
             (
-                &[("supported-versions", TypedData::Str(b"1.0,2.1")), size, capabilities],
+                &[("supported-versions", TypedData::Str(b"1.0,3.0")), size, capabilities],
+                Err(Status::UnsupportedVersion),
+            ),
+            (
+                &[("supported-versions", TypedData::Str(b"2,2.,2.x,20")), size, capabilities],
                 Err(Status::UnsupportedVersion),
             ),
             (&[versions, capabilities], Err(Status::MaxFrameSizeMissing)),

@@ -79,6 +79,16 @@ impl Peer {
         self.stream.shutdown().await
     }
 
+    /// What one read gives, in bytes; empty where the agent has closed, `None` where nothing came within this time. They stay
+    /// to be heard.
+    pub async fn read_once(&mut self, within: Duration) -> Option<&[u8]> {
+        let before = self.received.len();
+        // Room for whatever is there, so that the socket and not the buffer decides how much it is.
+        self.received.reserve(READ_BYTES);
+        let read = timeout_at(Instant::now() + within, self.stream.read_buf(&mut self.received)).await;
+        read.ok()?.is_ok().then(|| self.received.get(before..).unwrap_or_default())
+    }
+
     /// The next frame, the end, or nothing within this time. A length prefix beyond [`FRAME_BYTES_MAX`] is an end too: no
     /// agent was told that it may send that much.
     pub async fn hear(&mut self, within: Duration) -> Heard {
@@ -106,5 +116,8 @@ impl Peer {
 
 /// The largest frame that an agent may be told to send here, and so the most that one connection can hold: 16 MiB.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// More than a socket is handed at once by anybody who writes a HELLO.
+const READ_BYTES: usize = 64 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
