@@ -11,9 +11,9 @@
 //! ```
 //!
 //! A line is a comment (`#`), the beginning of one side's bytes (`>` HAProxy, `<` agent; the time may be left out), the end
-//! of a side (`closed`, `reset`), or hex bytes. What stands behind two blanks is annotation and is not read, and may stand
-//! alone where bytes are missing; it is made
-//! anew by [`Recording::to_text`], so that a file whose text comes back unchanged holds its own expected reading.
+//! of a side (`closed`, `reset`), or hex bytes. What stands behind two blanks is annotation and is not read; it may stand
+//! alone, where bytes are missing. It is made anew by [`Recording::to_text`], so that a file whose text comes back
+//! unchanged holds its own expected reading.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -217,6 +217,16 @@ mod tests {
         assert_eq!(recording.facts("refused").collect::<Vec<_>>(), ["4"]);
         assert!(text.contains("> 0.000\n00 00 00 7b"), "{text}");
         assert!(text.ends_with("< 0.012 closed\n> 1.234 reset\n# the end\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_has_a_line_of_its_own_that_is_not_read() {
+        let bytes = b"\0\0\0\x0a\x01\0\0\0\x01\0\0\x02ab".to_vec();
+        let item = Item { comments: vec![], from: Side::Agent, at: None, what: What::Sent(bytes) };
+        let recording = Recording { items: vec![item], trailer: vec![] };
+        let text = recording.to_text();
+        assert!(text.ends_with("  error: the input ends inside a value\n"), "{text}");
+        assert_eq!(Recording::parse(&text), Ok(recording));
     }
 
     #[test]

@@ -120,7 +120,8 @@ const CONNECTIONS_MAX: usize = 256;
 
 async fn one(haproxy: Stream, target: &Target, stopped: watch::Receiver<bool>) -> Tape {
     let tape = Tape::new();
-    match target.connect().await {
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, target.connect());
+    match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(agent) => relay::relay(haproxy, agent, tape, stopped).await,
         Err(error) => {
             relay::reset(haproxy);
@@ -128,6 +129,8 @@ async fn one(haproxy: Stream, target: &Target, stopped: watch::Receiver<bool>) -
         }
     }
 }
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Writes a recording under a name that is free; says where it could not.
 fn write(folder: &Path, name: &str, number: u64, tape: Tape) -> bool {
