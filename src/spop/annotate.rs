@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::ack;
 use super::frame::{FRAME_BYTES_MIN, Flags, Frame, FrameType, PREFIX_BYTES};
 use super::typed_data::{string, typed_data};
-use super::{DecodeError, TypedData};
+use super::{DecodeError, TypedData, varint};
 
 /// Some bytes and what they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Note<'a> {
     pub bytes: &'a [u8],
     /// In a few words.
     pub text: String,
+    /// They are not what ought to stand here, or not all of it.
+    pub broken: bool,
 }
 
 /// Reads frames with their length prefixes, as one side of a connection carries them. The bytes of all notes together are
@@ -31,7 +33,7 @@ pub fn annotate(bytes: &[u8]) -> Vec<Note<'_>> {
 pub fn title(frame: &Frame<'_>) -> String {
     let mut out = format!("{} stream {} frame {}", kind(frame.kind), frame.stream_id, frame.frame_id);
     if frame.flags != Flags::FIN {
-        let _ = write!(out, " ({})", flags(frame.flags));
+        let _ = write!(out, " ({})", flag_list(frame.flags));
     }
     out
 }
@@ -76,6 +78,18 @@ pub fn value(value: &TypedData<'_>) -> String {
     }
 }
 
+/// The names of the flags that are set; an unknown bit is a number.
+pub fn flags(flags: Flags) -> Vec<String> {
+    let known = [(Flags::FIN, "FIN"), (Flags::ABORT, "ABORT")];
+    let mut names: Vec<_> =
+        known.iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, name)| (*name).to_owned()).collect();
+    let unknown = flags.bits() & !Flags::FIN.and(Flags::ABORT).bits();
+    if unknown != 0 {
+        names.push(format!("{unknown:#x}"));
+    }
+    names
+}
+
 /// Longer text is cut in a reading; the bytes beside it are whole.
 const SHOWN_BYTES_MAX: usize = 48;
 
@@ -89,21 +103,32 @@ impl<'a> Notes<'a> {
     fn note(&mut self, len: usize, text: impl Into<String>) {
         let (bytes, rest) = self.rest.split_at(len.min(self.rest.len()));
         self.rest = rest;
-        self.made.push(Note { bytes, text: text.into() });
+        self.made.push(Note { bytes, text: text.into(), broken: false });
+    }
+
+    /// The same for bytes that are not what they ought to be.
+    fn broken(&mut self, len: usize, text: impl Into<String>) {
+        self.note(len, text);
+        if let Some(note) = self.made.last_mut() {
+            note.broken = true;
+        }
     }
 
     fn frame(&mut self) {
         let Some(prefix) = self.rest.first_chunk::<PREFIX_BYTES>() else {
-            return self.note(PREFIX_BYTES, "a length, cut short");
+            return self.broken(PREFIX_BYTES, "a length, cut short");
         };
         let length = u32::from_be_bytes(*prefix) as usize;
         let there = self.rest.len() - PREFIX_BYTES;
         if length < FRAME_BYTES_MIN {
-            self.note(PREFIX_BYTES, format!("length {length}: too short for a frame"));
-            return self.note(length, "");
+            self.broken(PREFIX_BYTES, format!("length {length}: too short for a frame"));
+            if length.min(there) > 0 {
+                self.note(length, "");
+            }
+            return;
         }
         if length > there {
-            self.note(PREFIX_BYTES, format!("length {length}, and only {there} follow"));
+            self.broken(PREFIX_BYTES, format!("length {length}, and only {there} follow"));
         } else {
             self.note(PREFIX_BYTES, format!("length {length}"));
         }
@@ -111,32 +136,37 @@ impl<'a> Notes<'a> {
         let after = self.rest.get(whole.len()..).unwrap_or_default();
         self.rest = whole;
         if let Err(error) = self.inside() {
-            self.note(self.rest.len(), format!("error: {error}"));
+            self.broken(self.rest.len(), format!("error: {error}"));
         }
         debug_assert!(self.rest.is_empty());
         self.rest = after;
     }
 
     fn inside(&mut self) -> Result<(), DecodeError> {
-        let Ok(frame) = Frame::decode(self.rest) else {
-            return Err(DecodeError::Truncated);
-        };
-        self.note(1, kind(frame.kind));
-        self.note(4, flags(frame.flags));
-        let ids = self.rest.len() - frame.payload.len();
-        self.note(ids, format!("stream-id {}, frame-id {}", frame.stream_id, frame.frame_id));
-        match frame.kind {
+        // Type and flags are told even where the identifiers behind them do not decode.
+        let head = *self.rest.first_chunk::<5>().ok_or(DecodeError::Truncated)?;
+        let mut with_ids = [0; FRAME_BYTES_MIN];
+        with_ids[..head.len()].copy_from_slice(&head);
+        let Frame { kind: frame_type, flags, .. } = Frame::decode(&with_ids)?;
+        self.note(1, kind(frame_type));
+        self.note(4, flag_list(flags));
+        let (stream_id, rest) = varint::decode(self.rest)?;
+        let (frame_id, rest) = varint::decode(rest)?;
+        self.note(self.rest.len() - rest.len(), format!("stream-id {stream_id}, frame-id {frame_id}"));
+        match frame_type {
             _ if self.rest.is_empty() => {}
             FrameType::HaproxyHello
             | FrameType::HaproxyDisconnect
             | FrameType::AgentHello
             | FrameType::AgentDisconnect => {
                 while !self.rest.is_empty() {
-                    self.string("key")?;
+                    if self.string("key")?.is_empty() {
+                        return Err(DecodeError::EmptyKey);
+                    }
                     self.value()?;
                 }
             }
-            FrameType::Notify if frame.flags.has(Flags::FIN) => {
+            FrameType::Notify if flags.has(Flags::FIN) && !flags.has(Flags::ABORT) => {
                 while !self.rest.is_empty() {
                     self.string("message")?;
                     let count = *self.rest.first().ok_or(DecodeError::Truncated)?;
@@ -159,10 +189,10 @@ impl<'a> Notes<'a> {
         Ok(())
     }
 
-    fn string(&mut self, what: &str) -> Result<(), DecodeError> {
+    fn string(&mut self, what: &str) -> Result<&'a [u8], DecodeError> {
         let (rest, bytes) = string(self.rest).map_err(DecodeError::from_nom)?;
         self.note(self.rest.len() - rest.len(), format!("{what} {}", text(bytes)));
-        Ok(())
+        Ok(bytes)
     }
 
     fn value(&mut self) -> Result<(), DecodeError> {
@@ -179,7 +209,8 @@ impl<'a> Notes<'a> {
         };
         let sets = what.starts_with("set");
         self.note(3, what);
-        self.string("  name")?;
+        let name = self.string("  name")?;
+        std::str::from_utf8(name).map_err(|_| DecodeError::NameNotUtf8)?;
         if sets {
             self.value()?;
         }
@@ -187,14 +218,8 @@ impl<'a> Notes<'a> {
     }
 }
 
-fn flags(flags: Flags) -> String {
-    let known = [(Flags::FIN, "FIN"), (Flags::ABORT, "ABORT")];
-    let mut names: Vec<_> =
-        known.iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, name)| (*name).to_owned()).collect();
-    let unknown = flags.bits() & !Flags::FIN.and(Flags::ABORT).bits();
-    if unknown != 0 {
-        names.push(format!("{unknown:#x}"));
-    }
+fn flag_list(of: Flags) -> String {
+    let names = flags(of);
     if names.is_empty() { "no flags".to_owned() } else { names.join(" ") }
 }
 
@@ -209,7 +234,7 @@ fn text(bytes: &[u8]) -> String {
 mod tests {
     use bytes::BytesMut;
 
-    use super::super::{Action, Scope, engine};
+    use super::super::{Action, Messages, Scope, engine, kv_list};
     use super::*;
 
     fn texts(bytes: &[u8]) -> Vec<String> {
@@ -223,7 +248,7 @@ mod tests {
         let mut out = BytesMut::new();
         engine::notify(7, 1, &[("method", TypedData::Str(b"GET")), ("ssl", TypedData::Bool(true))], &mut out);
         let expected = [
-            "length 31",
+            "length 33",
             "NOTIFY",
             "FIN",
             "stream-id 7, frame-id 1",
@@ -243,7 +268,7 @@ mod tests {
         ];
         ack::encode(240, 1, &actions, &mut out);
         let expected = [
-            "length 30",
+            "length 32",
             "ACK",
             "FIN",
             "stream-id 240, frame-id 1",
@@ -266,10 +291,41 @@ mod tests {
         assert_eq!(texts[6], "HAPROXY-HELLO");
     }
 
+    #[test]
+    fn a_value_that_is_missing_at_the_very_end_is_said_too() {
+        let frame = b"\0\0\0\x0a\x01\0\0\0\x01\0\0\x02ab";
+        let notes = annotate(frame);
+        let last = notes.last().unwrap();
+        assert_eq!(
+            (last.bytes, last.text.as_str(), last.broken),
+            (&[][..], "error: the input ends inside a value", true)
+        );
+    }
+
+    /// What this reads and what the decoders take is the same, frame type by frame type.
+    fn reads_as_the_decoders_do(kind: FrameType, payload: &[u8]) {
+        let mut out = BytesMut::new();
+        Frame::encode(kind, Flags::FIN, 1, 1, &mut out, |out| out.extend_from_slice(payload));
+        let decoded = match kind {
+            FrameType::Notify => Messages::decode(payload).map(|_| ()),
+            FrameType::Ack => ack::decode(payload).map(|_| ()),
+            _ => kv_list::decode(payload, |_, _| {}),
+        };
+        let broken = annotate(&out).into_iter().find(|note| note.broken).map(|note| note.text);
+        assert_eq!(broken, decoded.err().map(|error| format!("error: {error}")), "{kind:?} {payload:x?}");
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_are_noted_once_each(bytes in proptest::collection::vec(0u8..8, 0..200)) {
             texts(&bytes);
+        }
+
+        #[test]
+        fn what_is_broken_here_is_what_does_not_decode(payload in proptest::collection::vec(0u8..12, 0..40)) {
+            for kind in [FrameType::HaproxyHello, FrameType::Notify, FrameType::Ack, FrameType::AgentDisconnect] {
+                reads_as_the_decoders_do(kind, &payload);
+            }
         }
     }
 }

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A line is a comment (`#`), the beginning of one side's bytes (`>` HAProxy, `<` agent; the time may be left out), the end
-//! of a side (`closed`, `reset`), or hex bytes. What stands behind two blanks is annotation and is not read; it is made
-//! anew by [`Recording::to_text`], so that a file whose text comes back unchanged holds its own expected reading.
+//! of a side (`closed`, `reset`), or hex bytes. What stands behind two blanks is annotation and is not read; it may stand
+//! alone, where bytes are missing. It is made anew by [`Recording::to_text`], so that a file whose text comes back
+//! unchanged holds its own expected reading.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -79,14 +80,17 @@ impl Recording {
         for (at, line) in text.lines().enumerate() {
             let wrong = |problem: String| RecordingError { line: at + 1, problem };
             let line = line.trim_end();
+            // Annotation alone: something that ought to be there and is not.
+            if line.starts_with("  ") {
+                continue;
+            }
             if let Some(comment) = line.strip_prefix('#') {
                 comments.push(comment.strip_prefix(' ').unwrap_or(comment).to_owned());
                 continue;
             }
             let read = line.split("  ").next().unwrap_or_default().trim();
             let side = match read.chars().next() {
-                None if line.is_empty() => continue,
-                None => return Err(wrong("expected bytes before the two blanks of an annotation".to_owned())),
+                None => continue,
                 Some('>') => Some(Side::Haproxy),
                 Some('<') => Some(Side::Agent),
                 Some(_) => None,
@@ -169,7 +173,9 @@ impl Recording {
 /// Appends bytes with their reading beside them.
 pub fn hex(bytes: &[u8], out: &mut String) {
     for note in annotate(bytes) {
-        for (row, bytes) in note.bytes.chunks(ROW_BYTES).enumerate() {
+        // A note without bytes has a row all the same: it says what is missing.
+        let rows = note.bytes.chunks(ROW_BYTES).chain(note.bytes.is_empty().then_some(note.bytes));
+        for (row, bytes) in rows.enumerate() {
             let mut line = String::new();
             for byte in bytes {
                 let _ = write!(line, "{byte:02x} ");
@@ -209,8 +215,18 @@ mod tests {
         let text = recording.to_text();
         assert_eq!(Recording::parse(&text).as_ref(), Ok(&recording));
         assert_eq!(recording.facts("refused").collect::<Vec<_>>(), ["4"]);
-        assert!(text.contains("> 0.000\n00 00 00 81"), "{text}");
+        assert!(text.contains("> 0.000\n00 00 00 7b"), "{text}");
         assert!(text.ends_with("< 0.012 closed\n> 1.234 reset\n# the end\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missing_has_a_line_of_its_own_that_is_not_read() {
+        let bytes = b"\0\0\0\x0a\x01\0\0\0\x01\0\0\x02ab".to_vec();
+        let item = Item { comments: vec![], from: Side::Agent, at: None, what: What::Sent(bytes) };
+        let recording = Recording { items: vec![item], trailer: vec![] };
+        let text = recording.to_text();
+        assert!(text.ends_with("  error: the input ends inside a value\n"), "{text}");
+        assert_eq!(Recording::parse(&text), Ok(recording));
     }
 
     #[test]
