@@ -1,5 +1,7 @@
 //! Tollgate behind every HAProxy line, in each configuration that changes what is on the wire.
 
+use std::fmt;
+
 use futures_util::future::join_all;
 use tollgate::spop::Messages;
 
@@ -7,7 +9,7 @@ use super::is_old;
 use super::server::{Server, text};
 use crate::each_line;
 use crate::support::eventually;
-use crate::support::web;
+use crate::support::web::{self, Reply};
 use crate::support::written::{Settings, Written};
 
 each_line! {
@@ -33,14 +35,38 @@ fn settings() -> Settings {
     }
 }
 
+/// An answer that was not right.
+#[derive(Debug)]
+struct Wrong {
+    path: String,
+    reply: Result<Reply, String>,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?}", self.path, self.reply)
+    }
+}
+
 /// How one path was answered, `None` where it was right.
-async fn wrong(haproxy: &Written, path: &str, fields: &[(&str, &str)]) -> Option<String> {
+async fn wrong(haproxy: &Written, path: &str, fields: &[(&str, &str)]) -> Option<Wrong> {
     let reply = web::get(haproxy.port, path, fields).await;
     let right = reply.as_ref().is_ok_and(|reply| {
         reply.status == 200 && reply.field("x-verdict") == Some("allow") && reply.field("x-user") == Some(path)
     });
-    (!right).then(|| format!("{path}: {reply:?}"))
+    (!right).then(|| Wrong { path: path.to_owned(), reply })
 }
+
+/// Whether HAProxy 2.6.12 kept a question to itself until its timeout: about one in three hundred without pipelining, one
+/// in thirty beside questions that are too large. What never arrived nobody can answer; later lines do not do it.
+fn never_sent(line: &str, answer: &Wrong, arrived: &[Vec<u8>]) -> bool {
+    let timed_out = answer.reply.as_ref().is_ok_and(|reply| reply.field("x-error") == Some("1"));
+    let arrived = arrived.iter().any(|payload| text(&Messages::decode(payload).unwrap(), "path") == answer.path);
+    line == "2.6" && timed_out && !arrived
+}
+
+/// Of the sixty or so questions of one configuration.
+const UNSENT_MAX: usize = 6;
 
 struct Variant {
     name: &'static str,
@@ -121,17 +147,25 @@ async fn every_configuration_is_answered(line: &str, program: &str) {
             .await;
         }
         let before = server.connections();
+        let (mut asked, mut unsent) = (Vec::new(), 0);
         for first in (0..REQUESTS).step_by(AT_ONCE) {
             let paths: Vec<_> = (first..first + AT_ONCE)
                 .map(|n| if n % 5 == 0 { format!("/slow/{n}") } else { format!("/{n}") })
                 .collect();
             let answers = join_all(paths.iter().map(|path| wrong(&haproxy, path, &[]))).await;
-            failed.extend(answers.into_iter().flatten().map(|answer| format!("{name}: {answer}")));
+            let arrived = server.take_asked();
+            for answer in answers.into_iter().flatten() {
+                if never_sent(line, &answer, &arrived) {
+                    unsent += 1;
+                } else {
+                    failed.push(format!("{name}: {answer}"));
+                }
+            }
+            asked.extend(arrived);
         }
-        let asked = server.take_asked();
         let counts: Vec<_> = asked.iter().map(|payload| Messages::decode(payload).unwrap().iter().count()).collect();
-        if counts != vec![messages; REQUESTS] {
-            failed.push(format!("{name}: {} NOTIFYs with {counts:?} messages", asked.len()));
+        if counts != vec![messages; REQUESTS - unsent] || unsent > UNSENT_MAX {
+            failed.push(format!("{name}: {unsent} not sent, {} NOTIFYs with {counts:?} messages", asked.len()));
         }
         // Each request of the first burst may open one, on each of two threads; health checks are ten a second at most.
         let opened = server.connections() - before;
@@ -165,7 +199,7 @@ async fn a_token_is_answered_up_to_the_frame_and_refused_alone_beyond_it(line: &
         let haproxy = Written::start(program, server.port, &settings).await;
         let token = |len: usize| "t".repeat(len);
         // The first question of a connection is encoded for HAProxy's own size, so one goes ahead.
-        failed.extend(wrong(&haproxy, "/first", &[]).await);
+        failed.extend(wrong(&haproxy, "/first", &[]).await.map(|answer| format!("{size}: {answer}")));
         for len in fitting {
             let token = token(*len);
             let answer = wrong(&haproxy, "/fits", &[("Authorization", &token)]).await;
@@ -186,6 +220,7 @@ async fn a_token_is_answered_up_to_the_frame_and_refused_alone_beyond_it(line: &
             continue;
         }
         let before = server.connections();
+        let mut unsent = 0;
         for round in 0..10 {
             let token = token(beyond);
             let fields = [("Authorization", token.as_str())];
@@ -193,12 +228,13 @@ async fn a_token_is_answered_up_to_the_frame_and_refused_alone_beyond_it(line: &
             let paths: Vec<_> = (0..4).map(|n| format!("/slow/{round}/{n}")).collect();
             let others = join_all(paths.iter().map(|path| wrong(&haproxy, path, &[])));
             let (too_large, others) = tokio::join!(too_large, others);
-            let asked = server.take_asked();
-            for (path, answer) in paths.iter().zip(others) {
-                let arrived = asked.iter().any(|payload| text(&Messages::decode(payload).unwrap(), "path") == *path);
-                failed.extend(
-                    answer.map(|answer| format!("{size}, beside one too large (arrived: {arrived}): {answer}")),
-                );
+            let arrived = server.take_asked();
+            for answer in others.into_iter().flatten() {
+                if never_sent(line, &answer, &arrived) {
+                    unsent += 1;
+                } else {
+                    failed.push(format!("{size}, beside one too large: {answer}"));
+                }
             }
             for reply in too_large {
                 // 259: the first question of a connection may be cut to HAProxy's own size, before it knows ours.
@@ -208,6 +244,9 @@ async fn a_token_is_answered_up_to_the_frame_and_refused_alone_beyond_it(line: &
                     failed.push(format!("{size}, too large: {reply:?}"));
                 }
             }
+        }
+        if unsent > UNSENT_MAX {
+            failed.push(format!("{size}: {unsent} not sent"));
         }
         let opened = server.connections() - before;
         if opened > 30 {
@@ -234,7 +273,8 @@ async fn fragments_are_put_together(line: &str, program: &str) {
         for ((path, token), answer) in questions.iter().zip(answers) {
             let large = token.len() > 1000;
             match answer {
-                Some(answer) if large && !is_old(line) && answer.contains("\"x-error\", \"3\"") => {}
+                Some(Wrong { reply: Ok(reply), .. })
+                    if large && !is_old(line) && reply.field("x-error") == Some("3") => {}
                 Some(answer) => failed.push(format!("{} bytes: {answer}", token.len())),
                 None if large && !is_old(line) => failed.push(format!("{path}: {} bytes were answered", token.len())),
                 None => {}

@@ -24,9 +24,11 @@ pub enum Step {
 /// What it says to a HELLO and to each NOTIFY. Health checks it always answers well: what misbehaves while its checks
 /// succeed is what HAProxy goes on asking.
 pub struct Script {
-    pub hello: Box<dyn Fn(&HaproxyHello) -> Vec<Step> + Send + Sync>,
-    pub notify: Box<dyn Fn(&Question) -> Vec<Step> + Send + Sync>,
+    pub hello: Says<HaproxyHello>,
+    pub notify: Says<Question>,
 }
+
+type Says<T> = Box<dyn Fn(&T) -> Vec<Step> + Send + Sync>;
 
 impl Script {
     /// A good HELLO, and `notify`.
@@ -161,12 +163,7 @@ impl Scripted {
         before.running.wait().await;
     }
 
-    /// Connections that said HELLO so far, health checks aside.
-    pub fn connections(&self) -> usize {
-        self.opened.lock().unwrap().len()
-    }
-
-    /// How many of them were opened in the last second.
+    /// How many connections said HELLO in the last second, health checks aside.
     pub fn connections_in_a_second(&self) -> usize {
         self.opened.lock().unwrap().iter().filter(|opened| opened.elapsed() < Duration::from_secs(1)).count()
     }
