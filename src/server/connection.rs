@@ -112,13 +112,20 @@ impl Connection {
                 self.receive()?;
                 self.agent.handle_stop();
             }
+            if self.agent.poll_close() == Some(Close::HeldUnsaid) {
+                self.hold().await;
+                // A handful of bytes on a connection that has seen none.
+                return self.flush();
+            }
             self.flush()?;
             let unsent = self.agent.unsent().len();
             let closing = self.agent.poll_close();
             if unsent == 0
                 && let Some(close) = closing
             {
-                self.hold(close).await;
+                if close == Close::Held {
+                    self.hold().await;
+                }
                 return Ok(());
             }
             // A peer that does not take its ACKs is not asked for more questions.
@@ -218,15 +225,13 @@ impl Connection {
     }
 
     /// Lets a refused peer wait, without any memory for it.
-    async fn hold(&mut self, close: Close) {
-        if close == Close::Held {
-            self.waiting.clear();
-            self.agent.shrink(0);
-            self.share.set(0, &self.shared.memory);
-            tokio::select! {
-                () = tokio::time::sleep(HOLD) => {}
-                () = self.shared.abandon.cancelled() => {}
-            }
+    async fn hold(&mut self) {
+        self.waiting.clear();
+        self.agent.shrink(0);
+        self.share.set(0, &self.shared.memory);
+        tokio::select! {
+            () = tokio::time::sleep(HOLD) => {}
+            () = self.shared.abandon.cancelled() => {}
         }
     }
 

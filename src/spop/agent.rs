@@ -57,6 +57,9 @@ pub enum Close {
     /// Some hundred milliseconds after that: HAProxy 2.6 to 3.0 reconnects at once, thousands of times a second, for
     /// as long as a request waits (spop.md, P8).
     Held,
+    /// Some hundred milliseconds pass before anything is written, and then as soon as it is: before its HELLO is answered
+    /// HAProxy 2.6 to 3.0 takes a DISCONNECT as the end, and reconnects at once.
+    HeldUnsaid,
 }
 
 /// What came in.
@@ -360,7 +363,8 @@ impl Agent {
     }
 
     fn refuse(&mut self, status: Status) -> Event<'static> {
-        self.disconnect(status, Close::Held);
+        let close = if self.is_greeting() { Close::HeldUnsaid } else { Close::Held };
+        self.disconnect(status, close);
         Event::Refused { status }
     }
 }
@@ -487,7 +491,8 @@ mod tests {
             write(agent.buffer());
             let Some(Event::Refused { status }) = agent.poll_event() else { panic!("not refused: {expected:?}") };
             assert_eq!(status, expected);
-            assert_eq!(agent.poll_close(), Some(Close::Held));
+            let close = if after_hello { Close::Held } else { Close::HeldUnsaid };
+            assert_eq!(agent.poll_close(), Some(close));
             let unsent = agent.unsent().split();
             let frame = Frame::decode(&unsent[PREFIX_BYTES..]).unwrap();
             assert_eq!(frame.kind, FrameType::AgentDisconnect);

@@ -1,8 +1,12 @@
 //! Real programs on free ports, started by a test and stopped with it.
 
 pub mod haproxies;
+pub mod relay;
+pub mod scripted;
 pub mod spop;
 pub mod stack;
+pub mod web;
+pub mod written;
 
 use std::fs::File;
 use std::net::TcpListener;
