@@ -133,7 +133,8 @@ pub fn conversation_holds(conversation: &Conversation<'_>) -> Result<(), Violati
     Ok(())
 }
 
-/// What both sides can do, by the agent's HELLO.
+/// What both sides can do, by the agent's HELLO. Until that has come, what is sent is as good as if it could do all, or
+/// what is found to be missing would depend on when it is asked.
 #[derive(Clone, Copy, Debug)]
 struct Agreed {
     max_frame_size: u32,
@@ -301,13 +302,16 @@ impl Asked {
                     self.doubt(at, settled);
                 }
                 if !frame.flags.has(Flags::FIN) {
-                    if aborted || agreed.is_none_or(|agreed| !agreed.fragmentation) {
+                    if aborted || agreed.is_some_and(|agreed| !agreed.fragmentation) {
                         self.doubt(at, settled);
                     }
                     *fragments = Some(Fragments { stream_id, frame_id, payload: frame.payload.to_vec() });
                     self.notifies.push(Notify { whole: false, must: false, ..self.notify(frame, end, true) });
                 } else if aborted {
                     // The bit says nothing about a NOTIFY that is whole: an agent may look at it or not.
+                    if Messages::decode(frame.payload).is_err() {
+                        self.doubt(at, settled);
+                    }
                     self.notifies.push(Notify { must: false, ..self.notify(frame, end, false) });
                 } else {
                     if Messages::decode(frame.payload).is_err() {
@@ -375,7 +379,8 @@ impl Asked {
 
     /// The largest frame that either side may send.
     fn negotiated(&self, agreed: Option<&Agreed>) -> Option<usize> {
-        Some(agreed?.max_frame_size.min(self.offered?) as usize)
+        let agent = agreed.map_or(u32::MAX, |agreed| agreed.max_frame_size);
+        Some(agent.min(self.offered?) as usize)
     }
 
     fn doubt(&mut self, at: usize, settled: &[usize]) {

@@ -138,6 +138,12 @@ fn what_agents_may_do_is_taken() {
             End::Open,
         ),
         (
+            "an abort of what does not decode",
+            sent().frame(FrameType::Notify, ABORTED, (1, 1), b"\x05ab"),
+            received().leaves(Status::InvalidFrame),
+            End::Closed,
+        ),
+        (
             "an abort of what is whole, ignored",
             sent().frame(FrameType::Notify, ABORTED, (1, 1), &question()),
             received().ack(1),
@@ -196,6 +202,7 @@ fn what_no_agent_may_do_is_a_violation() {
         (sent(), received().bytes(&[0, 0, 0, 3, 1, 2, 3]), End::Open, Violation::ShortFrame { at: 81, length: 3 }),
         (sent().notify(1), said().ack(1), End::Open, Violation::NotHelloFirst { at: 0, kind: FrameType::Ack }),
         (sent(), said(), End::Open, Violation::HelloMissing),
+        (cut.clone(), said(), End::Open, Violation::HelloMissing),
         (sent(), received().greets(), End::Open, Violation::HelloUnasked { hellos: 2 }),
         (said().bytes(&[0, 0, 0, 1]), received(), End::Open, Violation::HelloUnasked { hellos: 1 }),
         (
