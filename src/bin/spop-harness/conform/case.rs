@@ -120,5 +120,6 @@ impl Case {
 /// The table's column.
 pub const NAME_CHARS_MAX: usize = 32;
 
-/// A trial may take so many times what one answer may: the longest asks some hundred times, and each is answered at once.
+/// A trial may take so many times what one answer may: the longest asks some hundred times, and each is answered at
+/// once.
 const TRIAL_TIMES_MAX: u32 = 20;

@@ -1,5 +1,5 @@
-//! A NOTIFY in pieces, as HAProxy up to 3.0 sends one that is too big. An agent that announced `fragmentation` must put it
-//! together; any other must refuse the first piece.
+//! A NOTIFY in pieces, as HAProxy up to 3.0 sends one that is too big. An agent that announced `fragmentation` must
+//! put it together; any other must refuse the first piece.
 
 use bytes::BytesMut;
 use tollgate::spop::TypedData;

@@ -141,11 +141,15 @@ fn frames() -> Vec<Case> {
         "hello/twice",
         "3.2.4",
         Level::Spec,
-        "DISCONNECT 4, or a close; a warning: a second AGENT-HELLO",
+        "DISCONNECT 4, or a close; a warning: nothing, or a second AGENT-HELLO",
         async |lab: Lab| {
             let mut conversation = lab.greeted().await?;
             conversation.send(&wire::hello(&[VERSIONS, SIZE, CAPABILITIES, ENGINE_ID])).await;
-            judge(&conversation.hear().await, FrameType::AgentHello, Then::Unwanted(&[4]))
+            match conversation.hear().await {
+                // No HAProxy says it twice, so nobody waits for what comes of it.
+                Heard::Nothing => warned("nothing"),
+                heard => judge(&heard, FrameType::AgentHello, Then::Unwanted(&[4])),
+            }
         },
     ));
     cases.push(Case::new("hello/byte-by-byte", "3.2.4", Level::Spec, "AGENT-HELLO", async |lab: Lab| {

@@ -120,8 +120,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The ACKs of an ordinary question, of one as large as the frame lets it, and of one that the agent does not know where it
-/// answers that: whether it does has its own case.
+/// The ACKs of an ordinary question, of one as large as the frame lets it, and of one that the agent does not know
+/// where it answers that: whether it does has its own case.
 async fn acks_at(lab: &Lab, offered: u32) -> Result<(Vec<Received>, u32), Flaw> {
     let (mut conversation, size) = lab.greeted_with_size(offered).await?;
     let room = (size as usize).min(offered as usize);

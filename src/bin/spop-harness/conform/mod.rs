@@ -1,7 +1,7 @@
 //! `conform`: the specification of SPOP (HAProxy's doc/SPOE.txt, section 3) as cases, tried one by one on any agent.
 //!
-//! Reading order: `case` (what a case is), `lab` (connections, the question, what counts as an answer), `wire` and `pairs` (bytes);
-//! then the cases, a file for each part of the protocol; `report`.
+//! Reading order: `case` (what a case is), `lab` (connections, the question, what counts as an answer), `wire` and
+//! `pairs` (bytes); then the cases, a file for each part of the protocol; `report`.
 
 mod answers;
 mod case;
@@ -62,8 +62,8 @@ pub struct Args {
     timeout: u64,
 }
 
-/// Tries the cases. Fails with 1 where the specification or a HAProxy demands something else of an agent than was seen, with 2
-/// where nothing could be tried.
+/// Tries the cases. Fails with 1 where the specification or a HAProxy demands something else of an agent than was
+/// seen, with 2 where nothing could be tried.
 pub async fn run(args: Args) -> ExitCode {
     let mut cases = cases();
     if let Some(only) = &args.only {

@@ -142,11 +142,11 @@ mod tests {
     #[test]
     fn a_line_is_never_wider_than_the_table() {
         assert_eq!(WIDTHS.iter().sum::<usize>() + 10, 120);
-        let long = "word ".repeat(40) + &"x".repeat(100);
+        let long = "word ".repeat(40) + &"z".repeat(100);
         let text = lines(["FAIL", "group/case", "3.2.9", "haproxy", &long, &long]);
         assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
         assert_eq!(text.matches("word").count(), 80);
-        assert_eq!(text.matches('x').count(), 200);
+        assert_eq!(text.matches('z').count(), 200);
     }
 
     #[test]

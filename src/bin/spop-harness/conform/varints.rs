@@ -31,7 +31,8 @@ const WIDTHS: [(&str, &[u64]); 6] = [
     ("up-to-10", &[4_328_786_159, 4_328_786_160, 1 << 40, 1 << 63, u64::MAX - 1, u64::MAX]),
 ];
 
-/// Identifiers of no HAProxy need more than 32 bits; an agent that cannot keep them may say so, but may not answer another.
+/// Identifiers of no HAProxy need more than 32 bits; an agent that cannot keep them may say so, but may not answer
+/// another.
 fn identifier(name: &str, bytes: &str, values: &'static [u64], ids: impl Fn(u64) -> (u64, u64) + 'static) -> Case {
     let usual = values.iter().all(|value| u32::try_from(*value).is_ok());
     let expected = if usual { "ACK with the same ids" } else { "ACK with the same ids, DISCONNECT or a close" };
