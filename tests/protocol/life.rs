@@ -115,19 +115,12 @@ async fn a_reload_and_a_soft_stop_leave_nobody_without_a_verdict(line: &str, pro
 
 async fn a_frozen_agent_costs_its_timeout_and_comes_back(line: &str, program: &str) {
     let app = Application::start().await;
-    let agent = Agent::start(CONFIG).await;
+    let mut agent = Agent::start(CONFIG).await;
     let haproxy = Haproxy::start_program(program, &[&agent.spop], &[app.port]).await;
     agent.ready().await;
-    let served = async || {
-        eventually("requests are served", async || {
-            let reply = web::get(haproxy.port, "/public/x", &[]).await;
-            reply.is_ok_and(|reply| reply.status == 200).then_some(())
-        })
-        .await;
-    };
-    served().await;
+    served_by_all_threads(&haproxy, line).await;
     app.take_heads();
-    agent.program.signal("STOP");
+    freeze(&agent).await;
     let frozen = Instant::now();
     let mut slowest = Duration::ZERO;
     // Until two checks have failed, after which nobody waits at all, and once more then.
@@ -145,9 +138,39 @@ async fn a_frozen_agent_costs_its_timeout_and_comes_back(line: &str, program: &s
     assert!(slowest < Duration::from_secs(2), "HAProxy {line}: {slowest:?}");
     assert!(app.take_heads().is_empty(), "HAProxy {line}: a request reached the application");
     agent.program.signal("CONT");
-    served().await;
-    eventually("the agent is up", async || (haproxy.servers("tollgate-agents").await == ["UP"]).then_some(())).await;
-    // Up to 3.0 a connection from before serves while the server is down, so that one answer shows little.
+    served_by_all_threads(&haproxy, line).await;
+
+    // The same, but it never comes back: another takes its place.
+    freeze(&agent).await;
+    for reply in join_all((0..4).map(|_| web::get(haproxy.port, "/public/x", &[]))).await {
+        assert_eq!(reply.as_ref().map(|reply| reply.status), Ok(503), "HAProxy {line}: {reply:?}");
+    }
+    agent.program.kill();
+    let _agent = Agent::start_on(CONFIG, &agent.spop).await;
+    served_by_all_threads(&haproxy, line).await;
+}
+
+/// Stops it, and waits until each of its threads has stopped.
+async fn freeze(agent: &Agent) {
+    agent.program.signal("STOP");
+    eventually("the agent is frozen", async || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.program.pid())).unwrap();
+        let states = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default());
+        // `123 (a name) T`
+        states.into_iter().all(|stat| stat.rsplit(')').next().unwrap().starts_with(" T")).then_some(())
+    })
+    .await;
+}
+
+/// Waits until the agent is up and a request is served; then each of many must be. Up to 3.0 a connection from before
+/// serves while the server is down, so that one answer shows little.
+async fn served_by_all_threads(haproxy: &Haproxy, line: &str) {
+    eventually("the agent is up and serves", async || {
+        let up = haproxy.servers("tollgate-agents").await == ["UP"];
+        let reply = web::get(haproxy.port, "/public/x", &[]).await;
+        (up && reply.is_ok_and(|reply| reply.status == 200)).then_some(())
+    })
+    .await;
     for _ in 0..20 {
         let reply = web::get(haproxy.port, "/public/x", &[]).await.unwrap();
         assert_eq!(reply.status, 200, "HAProxy {line}: {reply:?}");
