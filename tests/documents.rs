@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tollgate::config;
 
@@ -85,17 +85,21 @@ fn the_documents_name_files_that_are_there() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
-fn documents() -> Vec<std::path::PathBuf> {
+fn documents() -> Vec<PathBuf> {
     let mut found = vec![root().join("README.md")];
-    let mut folders = vec![root().join("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension() == Some("md".as_ref()) {
-                found.push(path);
-            }
+    found.extend(files(&root().join("docs"), "md"));
+    found
+}
+
+/// The files of a folder and all below it that end so.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension() == Some(extension.as_ref()) {
+            found.push(path);
         }
     }
     found
@@ -111,4 +115,22 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 fn blocks_are_found() {
     assert_eq!(blocks("a\n```yaml\nx: 1\n```\n```yaml fragment\ny\n```\n", "yaml"), ["x: 1\n"]);
     assert!(Path::new(root()).is_dir());
+}
+
+/// docs/spop.md says of each rule which test shows it.
+#[test]
+fn the_tests_that_spop_md_names_exist() {
+    let mut named = BTreeSet::new();
+    for row in fs::read_to_string(root().join("docs/spop.md")).unwrap().lines().filter(|line| line.starts_with('|')) {
+        let words = row.split('`').skip(1).step_by(2).map(str::to_owned);
+        // A test's name is a sentence; nothing else in these tables has so many underscores.
+        named.extend(words.filter(|word| word.matches('_').count() >= 2 && !word.contains([' ', '.', ':'])));
+    }
+    let mut sources = String::new();
+    for file in ["src", "tests"].into_iter().flat_map(|folder| files(&root().join(folder), "rs")) {
+        sources.push_str(&fs::read_to_string(file).unwrap());
+    }
+    let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "no such test: {missing:?}");
+    assert!(named.len() > 20, "{named:?}");
 }
