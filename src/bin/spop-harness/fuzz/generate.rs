@@ -248,7 +248,7 @@ fn other_value(random: &mut Rng, draft: &mut Draft) {
     let bytes = [0xff, 0, b'\r', b'\n', b'x'];
     draft.value(match random.u8(..9) {
         0 => TypedData::Null,
-        1 => TypedData::Bool(number % 2 == 0),
+        1 => TypedData::Bool(number & 1 == 0),
         2 => TypedData::Int32(-1),
         3 => TypedData::UInt32(u32::MAX),
         4 => TypedData::Int64(number.cast_signed()),
