@@ -127,6 +127,8 @@ pub enum TimedOut {
     Frame,
     /// The peer's reading of its ACKs.
     Write,
+    /// A question, while others waited for a place.
+    Rest,
 }
 
 impl Default for Telemetry {
@@ -226,6 +228,7 @@ impl Telemetry {
             TimedOut::Hello => "hello",
             TimedOut::Frame => "frame",
             TimedOut::Write => "write",
+            TimedOut::Rest => "rest",
         };
         self.0.connections_timed_out.get_or_create(&TimedOutLabels { phase }).inc();
     }

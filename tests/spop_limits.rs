@@ -114,6 +114,69 @@ async fn unfinished_frames_together_hold_no_more_than_their_bound() {
     server.stop().await;
 }
 
+/// Each peer stops just short of where its buffer must grow, which all of them may: only then do they all go on.
+#[tokio::test]
+async fn frames_that_grow_all_at_once_hold_no_more_than_their_bound() {
+    const BOUND: usize = 256 * 1024;
+    let server = Running::start(|settings| {
+        settings.buffered_bytes_max = BOUND;
+        settings.frame_timeout = Duration::from_secs(2);
+    });
+    let mut good = server.peer().await;
+    // A frame of 200,000 bytes is promised; 4,000 of them fit what a connection has of its own.
+    let mut begun = vec![0, 3, 0x0d, 0x40, 3];
+    begun.resize(4000, b'x');
+    let mut hoarders = Vec::new();
+    for _ in 0..200 {
+        let mut hoarder = server.peer().await;
+        hoarder.socket.write_all(&begun).await.unwrap();
+        hoarders.push(hoarder);
+    }
+    assert_eq!(good.ask("/now").await, "allow");
+    assert!(server.held() < BOUND, "{} bytes held", server.held());
+    for hoarder in &mut hoarders {
+        let _ = hoarder.socket.try_write(&[b'x'; 20_000]);
+    }
+    let mut most = 0;
+    for _ in 0..50 {
+        most = most.max(server.held());
+        assert_eq!(good.ask("/now").await, "allow");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // 200 x 24,000 bytes were sent; one buffer of 32 KiB may go beyond.
+    assert!((BOUND / 4..=BOUND + 32 * 1024).contains(&most), "{most} bytes held");
+    drop(hoarders);
+    server.holds_nothing().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_rests_longest_gives_its_place_to_who_waits_for_one() {
+    let server = Running::start(|settings| settings.connections_max = 4);
+    let (mut busy, mut first, mut second) = (server.peer().await, server.peer().await, server.peer().await);
+    let mut third = server.peer().await;
+    let newcomer = tokio::spawn(TcpStream::connect(server.address));
+    let mut newcomer = Peer::new(newcomer.await.unwrap().unwrap());
+    newcomer.write(|out| engine::hello(16380, true, out)).await;
+    // Nobody has rested long enough at first; whoever asks does not rest.
+    let greeted = tokio::spawn(async move { (newcomer.frame().await.unwrap().kind, newcomer) });
+    while !greeted.is_finished() {
+        assert_eq!(busy.ask("/now").await, "allow");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (kind, mut newcomer) = greeted.await.unwrap();
+    assert_eq!(kind, FrameType::AgentHello);
+    assert_eq!(newcomer.ask("/now").await, "allow");
+    let goodbye = first.frame().await.unwrap();
+    assert_eq!(disconnect::decode(&goodbye.payload), Ok(i64::from(Status::Normal.code())));
+    assert_eq!(first.frame().await, None);
+    for peer in [&mut busy, &mut second, &mut third] {
+        assert_eq!(peer.ask("/now").await, "allow", "only one place was needed");
+    }
+    assert!(server.metrics().contains("tollgate_connections_timed_out_total{phase=\"rest\"} 1"));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn questions_that_wait_count_and_are_all_answered() {
     const BOUND: usize = 1024 * 1024;

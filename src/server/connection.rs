@@ -4,6 +4,7 @@
 //! that must wait becomes a future that this same task polls; ACKs may leave out of order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, future::Either};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Memory, Share};
+use super::places::Places;
 use super::settings::SpopSettings;
-use super::socket::Socket;
+use super::socket::{Peer, Socket};
+use super::sparing::Sparing;
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Reason};
 use crate::pipeline::{Decide, Step};
@@ -34,7 +37,10 @@ pub(super) struct Shared {
     pub(super) memory: Memory,
     /// Connections that ask more than a turn takes go one behind the other, as many at a time as there are permits: those
     /// that ask little find the threads free.
-    pub(super) turns: Semaphore,
+    pub(super) turns: Arc<Semaphore>,
+    pub(super) places: Places,
+    /// Peers that broke the protocol.
+    pub(super) broken: Sparing,
     /// The operator wants to stop: answer what is in flight, say goodbye.
     pub(super) stop: CancellationToken,
     /// Waited long enough for that.
@@ -42,7 +48,7 @@ pub(super) struct Shared {
 }
 
 /// Serves one connection until it ends; it is closed unless HELLO comes within `hello_timeout`.
-pub(super) async fn serve(socket: Socket, shared: Arc<Shared>, hello_timeout: Duration) {
+pub(super) async fn serve(socket: Socket, peer: Option<SocketAddr>, shared: Arc<Shared>, hello_timeout: Duration) {
     let mut connection = Connection {
         agent: Agent::new(shared.settings.frame_bytes_max).with_in_flight_max(shared.settings.in_flight_max),
         waiting: FuturesUnordered::new(),
@@ -54,6 +60,7 @@ pub(super) async fn serve(socket: Socket, shared: Arc<Shared>, hello_timeout: Du
         ended: false,
         sent: 0,
         socket,
+        peer,
         shared,
     };
     // Resets are how HAProxy ends health checks and surplus connections; there is nothing to report.
@@ -64,6 +71,7 @@ pub(super) async fn serve(socket: Socket, shared: Arc<Shared>, hello_timeout: Du
 
 struct Connection {
     socket: Socket,
+    peer: Option<SocketAddr>,
     agent: Agent,
     waiting: FuturesUnordered<Waiting>,
     /// What the waiting decisions hold.
@@ -101,16 +109,22 @@ impl Connection {
     async fn run(&mut self, hello_timeout: Duration) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let settings = &shared.settings;
-        let (mut hello, mut frame, mut write) = (Watch::default(), Watch::default(), Watch::default());
+        let now = || shared.clock.now().instant();
+        let (mut hello, mut frame, mut write, mut rest) =
+            (Watch::default(), Watch::default(), Watch::default(), Watch::default());
         let mut quiet = None;
+        // Has rested so long that it gives its place to whoever waits for one.
+        let mut yields = false;
         let alarm = tokio::time::sleep(hello_timeout);
         tokio::pin!(alarm);
         loop {
             let stopping = quiet.is_some();
             // Behind the last ACK, in the same write, and only after a look that found nothing more to answer.
-            if stopping && self.agent.in_flight() == 0 && !self.agent.unsent().is_empty() {
+            if stopping && self.agent.in_flight() == 0 && !self.agent.unsent().is_empty() && self.wants_bytes() {
                 self.receive()?;
-                self.agent.handle_stop();
+                if !self.more {
+                    self.agent.handle_stop();
+                }
             }
             if self.agent.poll_close() == Some(Close::HeldUnsaid) {
                 self.hold().await;
@@ -119,46 +133,47 @@ impl Connection {
             }
             self.flush()?;
             let unsent = self.agent.unsent().len();
-            let closing = self.agent.poll_close();
             if unsent == 0
-                && let Some(close) = closing
+                && let Some(close) = self.agent.poll_close()
             {
                 if close == Close::Held {
                     self.hold().await;
                 }
                 return Ok(());
             }
-            // A peer that does not take its ACKs is not asked for more questions.
-            let heard = closing.is_none() && !self.agent.is_full() && unsent < settings.unsent_bytes_max;
+            let heard = self.hears();
             if heard && self.more && self.may_grow(0) {
-                if !self.take_turn(Connection::take_events).await {
-                    return Ok(());
-                }
+                let Some(_turn) = self.stand_in_line().await? else { return Ok(()) };
+                self.take_events();
                 continue;
             }
-            if self.ended && unsent == 0 && self.agent.in_flight() == 0 {
+            if self.ended && !self.more && unsent == 0 && self.agent.in_flight() == 0 {
                 return Ok(());
             }
             self.agent.shrink(READ_BYTES_MIN);
             self.account();
             let growth = if self.more { 0 } else { self.agent.growth_for(READ_BYTES_MIN) };
-            let paused = heard && !self.ended && !self.may_grow(growth);
-            let read = heard && !self.ended && !self.more && !paused;
+            let paused = heard && (self.more || !self.ended) && !self.may_grow(growth);
+            let read = self.wants_bytes() && !paused;
 
-            let now = || shared.clock.now().instant();
             hello.look(self.agent.is_greeting(), 0, || now() + hello_timeout);
             // A frame that is held up for want of memory counts too: it is part of what the memory is wanted for.
             let mid_frame = heard && !self.more && self.agent.is_mid_frame();
             frame.look(mid_frame, self.agent.frames(), || now() + settings.frame_timeout);
             write.look(unsent > 0, self.sent, || now() + settings.write_timeout);
+            let rests = read && unsent == 0 && self.agent.is_idle();
+            rest.look(rests, self.agent.frames(), || now() + REST);
+            yields &= rests;
             let look_again = paused.then(|| now() + LOOK_AGAIN);
-            let next = [hello.until, frame.until, write.until, quiet, look_again].into_iter().flatten().min();
+            let rested = rest.until.filter(|_| !yields);
+            let next = [hello.until, frame.until, write.until, rested, quiet, look_again].into_iter().flatten().min();
             if let Some(next) = next.map(tokio::time::Instant::from_std)
                 && (alarm.is_elapsed() || next < alarm.deadline())
             {
                 alarm.as_mut().reset(next);
             }
 
+            // The alarm before the socket: a peer that sends without end must not outrun what it owes.
             tokio::select! {
                 biased;
                 () = shared.abandon.cancelled() => return Ok(()),
@@ -167,19 +182,6 @@ impl Connection {
                     self.answer_waited(waited);
                     self.answer_finished();
                     self.take_events();
-                }
-                ready = self.socket.ready(read, unsent > 0), if read || unsent > 0 => {
-                    ready?;
-                    if read && self.greedy_until.is_none_or(|until| until < now()) {
-                        self.receive()?;
-                    } else if read {
-                        let mut received = Ok(());
-                        if !self.take_turn(|connection| received = connection.receive()).await {
-                            return Ok(());
-                        }
-                        received?;
-                    }
-                    quiet = quiet.map(|_| now() + QUIET);
                 }
                 () = &mut alarm, if next.is_some() => {
                     let now = now();
@@ -198,28 +200,65 @@ impl Connection {
                         shared.telemetry.timed_out(TimedOut::Frame);
                         self.agent.disconnect(Status::Timeout, Close::Held);
                     }
+                    yields |= passed(rest.until);
                     if passed(quiet) {
                         self.agent.handle_stop();
                         quiet = Some(now + QUIET);
                     }
                 }
+                () = shared.places.wanted(), if yields => {
+                    shared.telemetry.timed_out(TimedOut::Rest);
+                    self.agent.handle_stop();
+                }
+                ready = self.socket.ready(read, unsent > 0), if read || unsent > 0 => {
+                    ready?;
+                    if read {
+                        let greedy = self.greedy_until.is_some_and(|until| now() <= until);
+                        let turn = if greedy { self.stand_in_line().await? } else { None };
+                        if greedy && turn.is_none() {
+                            return Ok(());
+                        }
+                        self.receive()?;
+                        yields = false;
+                    }
+                    quiet = quiet.map(|_| now() + QUIET);
+                }
             }
         }
     }
 
-    /// Waits in line with the others that ask much; false where the agent ends meanwhile.
-    async fn take_turn(&mut self, turn: impl FnOnce(&mut Connection)) -> bool {
+    /// Whether questions are taken at all. A peer that does not take its ACKs is not asked for more of them.
+    fn hears(&mut self) -> bool {
+        let unsent = self.agent.unsent().len();
+        self.agent.poll_close().is_none() && !self.agent.is_full() && unsent < self.shared.settings.unsent_bytes_max
+    }
+
+    /// Whether more bytes are of use: all that came was looked at, and there may be more.
+    fn wants_bytes(&mut self) -> bool {
+        self.hears() && !self.ended && !self.more
+    }
+
+    /// Waits in line with the others that ask much, and answers meanwhile what was decided meanwhile; the turn is over when
+    /// what this gives is dropped. `None` where the agent ends.
+    async fn stand_in_line(&mut self) -> io::Result<Option<OwnedSemaphorePermit>> {
         let shared = Arc::clone(&self.shared);
-        tokio::select! {
-            biased;
-            () = shared.abandon.cancelled() => false,
-            permit = shared.turns.acquire() => {
-                // While this one lets others run, those behind it find the permit taken and stay in line: never more of
-                // them are among the tasks that want a thread than there are permits.
-                tokio::task::yield_now().await;
-                turn(self);
-                drop(permit);
-                true
+        let turn = Arc::clone(&shared.turns).acquire_owned();
+        tokio::pin!(turn);
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.abandon.cancelled() => return Ok(None),
+                Some(waited) = self.waiting.next(), if !self.waiting.is_empty() => {
+                    self.answer_waited(waited);
+                    self.answer_finished();
+                    self.flush()?;
+                }
+                turn = &mut turn => {
+                    // While this one lets others run, those behind it find the permit taken and stay in line: never more
+                    // of them are among the tasks that want a thread than there are permits.
+                    tokio::task::yield_now().await;
+                    return Ok(turn.ok());
+                }
             }
         }
     }
@@ -237,8 +276,17 @@ impl Connection {
 
     /// Reads what is there and decides it.
     fn receive(&mut self) -> io::Result<()> {
+        // Others may have grown since somebody last looked.
+        let growth = self.agent.growth_for(READ_BYTES_MIN);
+        if !self.may_grow(growth) {
+            return Ok(());
+        }
         let buffer = self.agent.buffer_with_room(READ_BYTES_MIN);
         let spare = buffer.capacity() - buffer.len();
+        if growth > 0 {
+            self.account();
+        }
+        let buffer = self.agent.buffer();
         match self.socket.try_read(buffer)? {
             None => {}
             Some(0) => self.ended = true,
@@ -291,7 +339,10 @@ impl Connection {
                 }
                 Event::Refused { status } => {
                     self.shared.telemetry.protocol_error();
-                    tracing::warn!(status = status.message(), "a peer broke SPOP");
+                    if let Some(times) = self.shared.broken.say(self.shared.clock.now()) {
+                        let peer = Peer(self.peer);
+                        tracing::warn!(%peer, status = status.message(), times, "a peer broke SPOP");
+                    }
                     continue;
                 }
             };
@@ -362,10 +413,19 @@ impl Connection {
     }
 
     fn answer(&mut self, pending: Pending, decision: &Decision, asked: Now) {
-        let answer = respond(decision, pending.action_bytes_max(), &mut self.scratch);
-        let fits = self.agent.ack(pending, &answer.actions);
-        if answer.trimmed || !fits {
-            self.shared.telemetry.trimmed();
+        let (room, scratch) = (pending.action_bytes_max(), &mut self.scratch);
+        match catch_unwind(AssertUnwindSafe(once(move || respond(decision, room, scratch)))) {
+            Ok(answer) => {
+                let fits = self.agent.ack(pending, &answer.actions);
+                if answer.trimmed || !fits {
+                    self.shared.telemetry.trimmed();
+                }
+            }
+            Err(_) => {
+                // An answer without a verdict is a refusal.
+                self.shared.telemetry.panicked();
+                self.agent.ack(pending, &[]);
+            }
         }
         let latency = self.shared.clock.now().instant().saturating_duration_since(asked.instant());
         self.shared.telemetry.decided(decision, latency);
@@ -391,6 +451,12 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Says of a closure what the compiler does not see behind `AssertUnwindSafe`: it is called once, and may give what it
+/// borrows.
+fn once<T>(closure: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    closure
 }
 
 /// Something that the peer owes, and until when; each bit of progress gives it the whole time again.
@@ -429,6 +495,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Without a question for this long, HAProxy is hardly asking one this very moment.
 const QUIET: Duration = Duration::from_millis(250);
 
+/// After so long without a question a connection is no busy HAProxy's, which keeps as many as it needs. Those that rest
+/// longest give their places up first, and only where somebody waits for one.
+const REST: Duration = Duration::from_secs(1);
+
 /// How long a refused peer is kept: at most four reconnects a second for each of HAProxy's threads, instead of
 /// thousands (HAProxy 2.6 to 3.0 reconnects at once for as long as a request waits).
-const HOLD: Duration = Duration::from_millis(300);
+pub(super) const HOLD: Duration = Duration::from_millis(300);

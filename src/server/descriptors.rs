@@ -3,8 +3,9 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that are never a SPOP connection's: the admin side ([`CONNECTIONS_MAX`](super::admin::CONNECTIONS_MAX)),
-/// Redis, one for each fetch of keys, listeners, the log, the config while it is read again, and the runtime's own.
-pub const RESERVED: usize = super::admin::CONNECTIONS_MAX + 32;
+/// peers that are refused and held for a moment, Redis, one for each fetch of keys, listeners, the log, the config while it
+/// is read again, and the runtime's own.
+pub const RESERVED: usize = super::admin::CONNECTIONS_MAX + super::REFUSALS_MAX + 32;
 
 /// Raises this process's limit as far as `connections_max` needs it and the system lets it, and gives the number of
 /// connections that fit with [`RESERVED`] descriptors left for everything else; at least one.

@@ -4,8 +4,10 @@ pub mod admin;
 mod connection;
 pub mod descriptors;
 mod memory;
+mod places;
 pub mod settings;
 pub mod socket;
+mod sparing;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,8 +24,10 @@ use crate::supervise;
 use crate::telemetry::Telemetry;
 use connection::Shared;
 use memory::Memory;
+use places::Places;
 use settings::SpopSettings;
 use socket::{Listener, Socket};
+use sparing::Sparing;
 
 /// Serves SPOP on `listeners` until `stop`, then answers what is in flight, disconnects and returns, at the latest
 /// after `settings.drain_timeout`.
@@ -36,27 +40,37 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let drain_timeout = settings.drain_timeout;
-    let room = Arc::new(Semaphore::new(settings.connections_max));
+    let places = Places::new(settings.connections_max);
     let abandon = CancellationToken::new();
     let memory = Memory::new(telemetry.buffered(), settings.buffered_bytes_max);
     let (stopped, abandoned) = (stop.clone(), abandon.clone());
-    let turns = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
-    let shared =
-        Arc::new(Shared { decide, clock, telemetry, settings, memory, turns, stop: stopped, abandon: abandoned });
-    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let turns = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
+    let shared = Arc::new(Shared {
+        decide,
+        clock,
+        telemetry,
+        settings,
+        memory,
+        turns,
+        places,
+        broken: Sparing::default(),
+        stop: stopped,
+        abandon: abandoned,
+    });
+    let refusals = Arc::new(Refusals { room: Arc::new(Semaphore::new(REFUSALS_MAX)), said: Sparing::default() });
     let connections = TaskTracker::new();
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
             let (shared, connections) = (Arc::clone(&shared), connections.clone());
-            let door = Door { room: Arc::clone(&room), refusals: Arc::clone(&refusals) };
+            let refusals = Arc::clone(&refusals);
             tokio::spawn(async move {
                 tokio::select! {
-                    () = supervise::run("accept", || accept(&listener, &shared, &door, &connections)) => {}
+                    () = supervise::run("accept", || accept(&listener, &shared, &refusals, &connections)) => {}
                     () = shared.stop.cancelled() => {}
                 }
                 // Closing resets what waits in the listen queue, with the question it brought; so that is taken first.
-                let rest = accept(&listener, &shared, &door, &connections);
+                let rest = accept(&listener, &shared, &refusals, &connections);
                 let _ = tokio::time::timeout(QUEUE_DRAIN, rest).await;
                 // The listener goes here: health checks fail from now on, so HAProxy sends its requests elsewhere.
             })
@@ -75,19 +89,15 @@ pub async fn serve(
     }
 }
 
-/// How many come in.
-struct Door {
+/// Peers that may not connect. They are held in a room of their own, so they take no place from those who may.
+struct Refusals {
     room: Arc<Semaphore>,
-    /// Peers that may not connect are held too, in a room of their own: they take no place from those who may.
-    refusals: Arc<Semaphore>,
+    said: Sparing,
 }
 
-async fn accept(listener: &Listener, shared: &Arc<Shared>, door: &Door, connections: &TaskTracker) {
+async fn accept(listener: &Listener, shared: &Arc<Shared>, refusals: &Arc<Refusals>, connections: &TaskTracker) {
     let mut short = false;
     loop {
-        // At the bound the next ones wait in the listen queue: HAProxy sees a slow connect, not a refusal that it would
-        // repeat thousands of times a second.
-        let Ok(place) = Arc::clone(&door.room).acquire_owned().await else { return };
         let (socket, peer) = match listener.accept().await {
             Ok(accepted) => {
                 short = false;
@@ -103,25 +113,27 @@ async fn accept(listener: &Listener, shared: &Arc<Shared>, door: &Door, connecti
                 continue;
             }
         };
-        let shared = Arc::clone(shared);
         if let Some(peer) = peer.filter(|peer| !may_connect(*peer, &shared.settings.allow_from)) {
-            drop(place);
             shared.telemetry.connection_refused();
             // With so many of them held, one more is closed at once.
-            if let Ok(held) = Arc::clone(&door.refusals).try_acquire_owned() {
+            if let Ok(held) = Arc::clone(&refusals.room).try_acquire_owned() {
+                let (refusals, shared) = (Arc::clone(refusals), Arc::clone(shared));
                 connections.spawn(async move {
-                    refuse(socket, peer, &shared).await;
+                    refuse(socket, peer, &refusals.said, &shared).await;
                     drop(held);
                 });
             }
             continue;
         }
-        // Once half of the places are taken, a place is not for whoever says nothing: HAProxy says HELLO at once.
-        let crowded = door.room.available_permits() < shared.settings.connections_max / 2;
-        let hello_timeout = shared.settings.hello_timeout / if crowded { 10 } else { 1 };
+        // At the bound this one waits here and the next ones in the listen queue: HAProxy sees a slow answer, not a refusal
+        // that it would repeat thousands of times a second.
+        let Some(place) = shared.places.take(&shared.clock).await else { return };
+        let shared = Arc::clone(shared);
+        // HAProxy says HELLO at once.
+        let hello_timeout = shared.settings.hello_timeout / if shared.places.are_few() { 10 } else { 1 };
         connections.spawn(async move {
             let _connected = shared.telemetry.connected();
-            connection::serve(socket, shared, hello_timeout).await;
+            connection::serve(socket, peer, shared, hello_timeout).await;
             drop(place);
         });
     }
@@ -129,10 +141,12 @@ async fn accept(listener: &Listener, shared: &Arc<Shared>, door: &Door, connecti
 
 /// Holds a peer that may not connect for a moment, then closes: closed at once, HAProxy 2.6 to 3.0 comes back a thousand
 /// times a second.
-async fn refuse(socket: Socket, peer: SocketAddr, shared: &Shared) {
-    tracing::warn!(%peer, "a peer outside `spop.allow_from` is refused");
+async fn refuse(socket: Socket, peer: SocketAddr, refused: &Sparing, shared: &Shared) {
+    if let Some(times) = refused.say(shared.clock.now()) {
+        tracing::warn!(%peer, times, "a peer outside `spop.allow_from` is refused");
+    }
     tokio::select! {
-        () = tokio::time::sleep(Duration::from_millis(300)) => {}
+        () = tokio::time::sleep(connection::HOLD) => {}
         () = shared.stop.cancelled() => {}
     }
     drop(socket);
@@ -146,5 +160,5 @@ fn may_connect(peer: SocketAddr, allow_from: &[IpNet]) -> bool {
 /// Enough to take a whole listen queue, at some ten microseconds a connection.
 const QUEUE_DRAIN: Duration = Duration::from_millis(50);
 
-/// Refused peers held at once: at 300 ms each, 850 a second.
-const REFUSALS_MAX: usize = 256;
+/// Refused peers held at once: at 300 ms each, two hundred a second. They have descriptors of their own.
+const REFUSALS_MAX: usize = 64;

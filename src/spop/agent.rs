@@ -153,8 +153,7 @@ impl Agent {
     /// A goodbye that crosses a NOTIFY on the way costs that request its answer, so the driver calls this where HAProxy is
     /// least likely to be asking: behind an ACK that is still to be written, when nothing more can be read.
     pub fn handle_stop(&mut self) {
-        let idle = self.in_flight == 0 && self.fragments.is_none() && !self.deframer.is_partial();
-        if idle && self.state == State::Open {
+        if self.is_idle() {
             self.disconnect(Status::Normal, Close::Now);
         }
     }
@@ -171,7 +170,7 @@ impl Agent {
         let actions = if fits { actions } else { &[] };
         if !matches!(self.state, State::Closing(_)) {
             ack::encode(pending.stream_id, pending.frame_id, actions, &mut self.unsent);
-            self.unsent_bytes_peak = self.unsent_bytes_peak.max(self.unsent.len());
+            self.unsent_bytes_peak = self.unsent_bytes_peak.max(self.unsent.capacity());
         }
         fits
     }
@@ -247,6 +246,11 @@ impl Agent {
     /// Whether a frame, or a NOTIFY in fragments, has begun and the rest is still to come.
     pub fn is_mid_frame(&self) -> bool {
         self.deframer.is_partial() || self.fragments.as_ref().is_some_and(|fragments| !fragments.whole)
+    }
+
+    /// Whether HELLO was said, and nothing is asked, not even in part.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Open && self.in_flight == 0 && self.fragments.is_none() && !self.deframer.is_partial()
     }
 
     /// Frames received so far.

@@ -54,11 +54,16 @@ impl Deframer {
         needed.next_power_of_two().min(needed.max(PREFIX_BYTES + self.frame_bytes_max + spare))
     }
 
-    /// Gives back what the buffer has beyond `bytes_max`, unless something is in it.
+    /// Gives back what the buffer has beyond `bytes_max`. Where the beginning of a frame is in it, that is copied, if it is
+    /// short and much is gained: four times `bytes_max`.
     pub fn shrink(&mut self, bytes_max: usize) {
         self.release();
         if self.received.is_empty() && self.allocated > bytes_max {
             (self.received, self.allocated) = (BytesMut::new(), 0);
+        } else if self.received.len() <= bytes_max && self.allocated > 4 * bytes_max {
+            let mut smaller = BytesMut::with_capacity(bytes_max);
+            smaller.extend_from_slice(&self.received);
+            (self.received, self.allocated) = (smaller, bytes_max);
         }
     }
 
