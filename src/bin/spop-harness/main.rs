@@ -3,6 +3,9 @@
 // A program exports nothing.
 #![allow(unreachable_pub, missing_docs)]
 
+#[macro_use]
+mod output;
+
 mod attack;
 mod conform;
 mod decode;

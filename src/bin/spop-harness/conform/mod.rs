@@ -96,12 +96,12 @@ pub async fn run(args: Args) -> ExitCode {
             "target": target.to_string(), "announced": announced, "passed": sums.passed, "failed": sums.failed,
             "warned": sums.warned, "skipped": sums.skipped, "took_s": took_s, "cases": rows,
         });
-        println!("{document:#}");
+        outln!("{document:#}");
     } else {
         if sums.skipped > 0 {
-            println!("{} cases are of what the agent does not announce", sums.skipped);
+            outln!("{} cases are of what the agent does not announce", sums.skipped);
         }
-        println!("{} passed, {} failed, {} warned in {took_s:.1} s", sums.passed, sums.failed, sums.warned);
+        outln!("{} passed, {} failed, {} warned in {took_s:.1} s", sums.passed, sums.failed, sums.warned);
     }
     ExitCode::from(u8::from(sums.failed > 0))
 }
@@ -128,7 +128,7 @@ fn cases() -> Vec<Case> {
 /// Some at once, shown in order.
 async fn tried(cases: Vec<Case>, lab: &Lab, shown: bool) -> Vec<Row> {
     if shown {
-        print!("{}", report::head());
+        out!("{}", report::head());
     }
     let trials = cases.into_iter().map(|case| {
         let (row, lab) = (Row::of(&case), lab.clone());
@@ -138,7 +138,7 @@ async fn tried(cases: Vec<Case>, lab: &Lab, shown: bool) -> Vec<Row> {
     let mut ended = stream::iter(trials).buffered(AT_ONCE);
     while let Some(row) = ended.next().await {
         if shown {
-            print!("{}", row.lines());
+            out!("{}", row.lines());
         }
         rows.push(row);
     }
@@ -149,12 +149,12 @@ fn list(cases: &[Case], as_json: bool) {
     let rows: Vec<_> = cases.iter().map(Row::of).collect();
     if as_json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        println!("{:#}", json!({ "cases": rows }));
+        outln!("{:#}", json!({ "cases": rows }));
         return;
     }
-    print!("{}", report::head());
-    rows.iter().for_each(|row| print!("{}", row.lines()));
-    println!("{} cases", rows.len());
+    out!("{}", report::head());
+    rows.iter().for_each(|row| out!("{}", row.lines()));
+    outln!("{} cases", rows.len());
 }
 
 /// The agent as it announces itself; one that cannot be understood is tried as one that announces nothing.

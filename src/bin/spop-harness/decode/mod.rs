@@ -5,7 +5,7 @@ mod hex;
 mod json;
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -65,8 +65,7 @@ pub fn run(args: Args) -> ExitCode {
             }
         }
     }
-    // A reader that has seen enough, such as `head`, is no failure.
-    let _ = io::stdout().write_all(out.as_bytes());
+    out!("{out}");
     ExitCode::from(code)
 }
 

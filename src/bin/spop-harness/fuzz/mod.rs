@@ -77,7 +77,7 @@ pub async fn run(args: Args) -> ExitCode {
     if args.list_canaries {
         for defect in Defect::value_variants() {
             if let Some(value) = defect.to_possible_value() {
-                println!("{:<24}{}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
+                outln!("{:<24}{}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
             }
         }
         return ExitCode::SUCCESS;
@@ -162,23 +162,23 @@ fn report(args: &Args, question: &Question, findings: &[Finding], figures: &serd
                 })
             })
             .collect();
-        println!("{}", json!({ "seed": args.seed, "figures": figures, "findings": findings }));
+        outln!("{}", json!({ "seed": args.seed, "figures": figures, "findings": findings }));
         return Ok(());
     }
     for finding in findings {
-        println!("{}", finding.what);
-        println!("  {}", line(&finding.replay));
+        outln!("{}", finding.what);
+        outln!("  {}", line(&finding.replay));
         if !finding.candidates.is_empty() {
             let seeds: Vec<_> = finding.candidates.iter().map(Seed::to_string).collect();
-            println!("  no conversation alone shows it; at that moment: {}", seeds.join(" "));
+            outln!("  no conversation alone shows it; at that moment: {}", seeds.join(" "));
         }
     }
     if args.save.is_none() {
-        print!("{recordings}");
+        out!("{recordings}");
     }
     if let Some(figures) = figures.as_object().filter(|figures| !figures.is_empty()) {
         let words: Vec<_> = figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        println!("{} findings; {}", findings.len(), words.join(", "));
+        outln!("{} findings; {}", findings.len(), words.join(", "));
     }
     Ok(())
 }

@@ -122,20 +122,20 @@ fn sweep(args: &Args) -> Result<bool, String> {
         std::fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     }
     if !args.json {
-        println!("{}", report::heading(args));
+        outln!("{}", report::heading(args));
     }
     let mut rows = Vec::new();
     for window in &args.window {
         let row = Row { window: usize::from(*window), tally: one(args, usize::from(*window))? };
         if !args.json {
-            println!("{}", report::line(args, &row));
+            outln!("{}", report::line(args, &row));
         }
         rows.push(row);
     }
     if args.json {
-        println!("{}", report::json(args, &rows));
+        outln!("{}", report::json(args, &rows));
     } else {
-        print!("{}", report::remarks(&rows));
+        out!("{}", report::remarks(&rows));
     }
     if let Some(folder) = &args.svg {
         let title = report::title(args);

@@ -5,7 +5,6 @@ mod compare;
 mod play;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -95,8 +94,7 @@ pub async fn run(args: Args) -> ExitCode {
     if args.json {
         out = format!("{}\n", json!({ "files": report }));
     }
-    // A reader that has seen enough, such as `head`, is no failure.
-    let _ = io::stdout().write_all(out.as_bytes());
+    out!("{out}");
     ExitCode::from(code)
 }
 
