@@ -12,6 +12,7 @@ mod decode;
 mod fuzz;
 mod load;
 mod peer;
+mod question;
 mod record;
 mod replay;
 mod target;

@@ -15,10 +15,10 @@ use tollgate::spop::recording::Recording;
 use super::PATIENCE;
 use super::generate::script;
 use super::play::play;
-use super::question::Question;
 use super::script::{Replay, Script, Seed};
 use super::trial::{Ground, Symptom, minimise, try_one};
 use super::witness::{Calm, Trouble, Witness};
+use crate::question::Question;
 use crate::target::Target;
 
 /// Something found.

@@ -6,7 +6,6 @@ mod canary;
 mod generate;
 mod mutate;
 mod play;
-mod question;
 mod script;
 mod trial;
 mod witness;
@@ -20,10 +19,10 @@ use serde_json::json;
 
 use self::campaign::{Campaign, Finding};
 use self::canary::{Canary, Defect};
-use self::question::{Argument, Question};
 use self::script::{Replay, Seed};
 use self::trial::{Ground, try_one};
 use self::witness::Calm;
+use crate::question::{Asked, Question};
 use crate::target::Target;
 
 /// Breaks conversations in every way the grammar offers and says what the agent made of it
@@ -58,12 +57,8 @@ pub struct Args {
     /// Say which canaries there are
     #[arg(long)]
     list_canaries: bool,
-    /// The message that the agent knows
-    #[arg(long, default_value = "request")]
-    message: String,
-    /// An argument of it: NAME=TEXT, NAME=int:1, NAME=bool:true, NAME=ip:192.0.2.1, NAME=null
-    #[arg(long = "arg", value_name = "NAME=VALUE")]
-    arguments: Vec<Argument>,
+    #[command(flatten)]
+    asked: Asked,
     /// Write what was found there, as annotated hex, instead of printing it
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -93,9 +88,9 @@ pub async fn run(args: Args) -> ExitCode {
 
 /// Whether something was found.
 async fn fuzz(args: &Args) -> Result<bool, String> {
-    let question = Question::new(&args.message, &args.arguments);
-    if question.arguments.len() > 255 || question.payload().len() > QUESTION_BYTES_MAX {
-        return Err(format!("the question is too long, expected 255 arguments and {QUESTION_BYTES_MAX} bytes at most"));
+    let question = args.asked.question()?;
+    if question.payload().len() > QUESTION_BYTES_MAX {
+        return Err(format!("the question is too long, expected {QUESTION_BYTES_MAX} bytes at most"));
     }
     let mut ground = match (&args.target, args.canary) {
         (_, Some(defect)) => Ground::Canary(Canary::start(defect).await.map_err(|error| error.to_string())?),

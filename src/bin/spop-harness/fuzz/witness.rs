@@ -9,8 +9,8 @@ use tollgate::spop::frame::{Flags, Frame, FrameType};
 use tollgate::spop::{Action, ack, annotate};
 
 use super::PATIENCE;
-use super::question::Question;
 use crate::peer::{Heard, Peer};
+use crate::question::Question;
 use crate::target::Target;
 
 /// What is asked, and what was answered while all was calm.
