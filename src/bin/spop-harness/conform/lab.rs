@@ -253,6 +253,7 @@ impl Conversation {
             match self.peer.hear(until.saturating_duration_since(Instant::now())).await {
                 Heard::Frame(_) => {}
                 Heard::Nothing => return failed("still open"),
+                heard @ Heard::TooLong(_) => return failed(words(&heard)),
                 end => return Ok(words(&end)),
             }
         }
@@ -321,6 +322,7 @@ pub fn words(heard: &Heard) -> String {
         Heard::Reset => "a reset".to_owned(),
         Heard::Closed(0) => "a close".to_owned(),
         Heard::Closed(bytes) => format!("a close inside a frame ({bytes} bytes)"),
+        Heard::TooLong(length) => format!("a frame of {length} bytes"),
         Heard::Frame(frame) => match frame.head() {
             None => format!("a frame without a head ({} bytes)", frame.0.len()),
             Some((FrameType::Ack, flags, stream, id)) if flags == Flags::FIN => format!("ACK {stream}/{id}"),

@@ -42,7 +42,7 @@ pub struct Args {
     /// Conversations at once
     #[arg(long, default_value_t = 32)]
     connections: usize,
-    /// Stop after this many findings
+    /// Stop after this many findings; those that are alike count each, and are shown once
     #[arg(long, default_value_t = 3)]
     findings: usize,
     /// Only the conversation of this seed
@@ -105,9 +105,16 @@ async fn fuzz(args: &Args) -> Result<bool, String> {
         let script = replay.kept.as_ref().map_or(script.clone(), |kept| script.keep(kept));
         let tried = try_one(&mut ground, &calm, &script, PATIENCE).await;
         let found = tried.symptom.is_some();
-        let what = tried.symptom.map_or("nothing found".to_owned(), |symptom| symptom.to_string());
-        let finding =
-            Finding { what, replay: replay.clone(), candidates: Vec::new(), recording: tried.recording, script };
+        let what = tried.symptom.as_ref().map_or("nothing found".to_owned(), ToString::to_string);
+        let finding = Finding {
+            what,
+            symptom: tried.symptom,
+            times: usize::from(found),
+            replay: replay.clone(),
+            candidates: Vec::new(),
+            recording: tried.recording,
+            script,
+        };
         report(args, &question, std::slice::from_ref(&finding), &json!({}))?;
         return Ok(found);
     }
@@ -150,7 +157,7 @@ fn report(args: &Args, question: &Question, findings: &[Finding], figures: &serd
             .iter()
             .map(|finding| {
                 json!({
-                    "what": finding.what, "replay": finding.replay.to_string(), "command": line(&finding.replay),
+                    "what": finding.what, "times": finding.times, "replay": finding.replay.to_string(), "command": line(&finding.replay),
                     "events": finding.script.len(), "bytes": finding.script.bytes(),
                     "candidates": finding.candidates.iter().map(Seed::to_string).collect::<Vec<_>>(),
                     "recording": finding.recording.to_text(),
@@ -163,6 +170,9 @@ fn report(args: &Args, question: &Question, findings: &[Finding], figures: &serd
     for finding in findings {
         outln!("{}", finding.what);
         outln!("  {}", line(&finding.replay));
+        if finding.times > 1 {
+            outln!("  found {} times, or what is alike", finding.times);
+        }
         if !finding.candidates.is_empty() {
             let seeds: Vec<_> = finding.candidates.iter().map(Seed::to_string).collect();
             outln!("  no conversation alone shows it; at that moment: {}", seeds.join(" "));

@@ -9,6 +9,7 @@ use tollgate::spop::{Action, TypedData, ack, disconnect, engine, kv_list};
 
 use super::play::{ANSWER_TIMEOUT, Played};
 use super::{Outcome, Refusal};
+use crate::peer::FRAME_BYTES_MAX;
 
 /// Compares a conversation that goes well.
 pub fn answered(recording: &Recording, played: &Played) -> Outcome {
@@ -46,7 +47,7 @@ pub fn answered(recording: &Recording, played: &Played) -> Outcome {
     }
 
     let ends = |item: &What| matches!(item, What::Closed | What::Reset);
-    if played.ended && !recording.items.iter().any(|item| ends(&item.what)) {
+    if played.ended && played.too_long.is_none() && !recording.items.iter().any(|item| ends(&item.what)) {
         outcome.failures.push("the agent closed the connection; the recording goes on".to_owned());
     }
     outcome
@@ -81,6 +82,10 @@ fn begin(played: &Played) -> Outcome {
     if let Some(what) = played.missed {
         let missed = format!("within {} s the recording has {what}, and nothing came", ANSWER_TIMEOUT.as_secs());
         outcome.failures.push(missed);
+    }
+    if let Some(length) = played.too_long {
+        let most = FRAME_BYTES_MAX;
+        outcome.failures.push(format!("the agent begins a frame of {length} bytes, expected {most} at most"));
     }
     if played.unfinished > 0 {
         outcome.failures.push(format!("the agent closed inside a frame, {} bytes into it", played.unfinished));
