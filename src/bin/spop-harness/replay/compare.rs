@@ -218,10 +218,10 @@ mod tests {
 
         let other_value = ack_of(3, &[set("a", TypedData::Str(b"z"))]);
         let expected = "ACK stream 3 frame 1: variable txn.a: str \"y\" recorded, str \"z\" got";
-        assert_eq!(check(&[two.clone()], &[other_value]), (vec![], vec![expected.to_owned()]));
+        assert_eq!(check(std::slice::from_ref(&two), &[other_value]), (vec![], vec![expected.to_owned()]));
 
         let fails = |answers: &[Vec<u8>], expected: &str| {
-            assert_eq!(check(&[two.clone()], answers), (vec![expected.to_owned()], vec![]));
+            assert_eq!(check(std::slice::from_ref(&two), answers), (vec![expected.to_owned()], vec![]));
         };
         fails(&[], "no ACK stream 3 frame 1");
         fails(&[two.clone(), one], "ACK stream 1 frame 1, which is not in the recording");
@@ -233,7 +233,7 @@ mod tests {
         fails(&[ack_of(3, &more)], "ACK stream 3 frame 1: variable txn.a again 1, which is not in the recording");
         let mut goodbye = BytesMut::new();
         disconnect::encode_agent(Status::Normal, &mut goodbye);
-        let (failures, _) = check(&[two.clone()], &[goodbye.to_vec(), two.clone()]);
+        let (failures, _) = check(std::slice::from_ref(&two), &[goodbye.to_vec(), two.clone()]);
         assert_eq!(failures.len(), 3, "{failures:?}");
     }
 }
