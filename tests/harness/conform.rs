@@ -82,7 +82,7 @@ async fn what_cannot_be_tried_is_2() {
 async fn the_question_is_the_callers() {
     let broken = Broken::start(Defect::None).await;
     let target = broken.address.to_string();
-    let question = ["--message", "check-ip", "--arg", "ip=192.0.2.7", "--arg", "who=a=b"];
+    let question = ["--message", "check-ip", "--arg", "ip=ipv4:192.0.2.7", "--arg", "who=a=b"];
     let run = conform(&[&["--target", &target, "--only", "message/usual"][..], &question].concat()).await;
     assert_eq!(run.code, 0, "{}{}", run.out, run.error);
     assert_eq!(*broken.asked.lock().unwrap(), ["check-ip ip=Ipv4(192.0.2.7) who=Str([97, 61, 98])"]);

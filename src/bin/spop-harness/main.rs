@@ -3,12 +3,16 @@
 // A program exports nothing.
 #![allow(unreachable_pub, missing_docs)]
 
+#[macro_use]
+mod output;
+
 mod attack;
 mod conform;
 mod decode;
 mod fuzz;
 mod load;
 mod peer;
+mod question;
 mod record;
 mod replay;
 mod target;

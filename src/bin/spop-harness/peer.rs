@@ -25,6 +25,8 @@ pub enum Heard {
     Frame(Received),
     /// The agent closed its side, with so many bytes of an unfinished frame before it.
     Closed(usize),
+    /// A length prefix beyond [`FRAME_BYTES_MAX`]: no agent was told that it may send that much. Nothing more is heard.
+    TooLong(usize),
     /// The agent reset the connection.
     Reset,
     /// Nothing.
@@ -89,15 +91,14 @@ impl Peer {
         read.ok()?.is_ok().then(|| self.received.get(before..).unwrap_or_default())
     }
 
-    /// The next frame, the end, or nothing within this time. A length prefix beyond [`FRAME_BYTES_MAX`] is an end too: no
-    /// agent was told that it may send that much.
+    /// The next frame, the end, or nothing within this time.
     pub async fn hear(&mut self, within: Duration) -> Heard {
         let until = Instant::now() + within;
         loop {
             if let Some(prefix) = self.received.first_chunk::<PREFIX_BYTES>() {
                 let length = u32::from_be_bytes(*prefix) as usize;
                 if length > FRAME_BYTES_MAX {
-                    return Heard::Closed(self.received.len());
+                    return Heard::TooLong(length);
                 }
                 if self.received.len() >= PREFIX_BYTES + length {
                     self.received.advance(PREFIX_BYTES);

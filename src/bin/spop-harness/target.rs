@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -63,19 +64,23 @@ impl Target {
         }
     }
 
-    /// The same for a thread of its own; each read takes at most `timeout`.
+    /// The same for a thread of its own; connecting, each read and each write take at most `timeout`.
     pub fn connect_blocking(&self, timeout: Duration) -> io::Result<Box<dyn ReadWrite>> {
         match self {
             Target::Tcp(address) => {
-                let stream = std::net::TcpStream::connect(address)?;
+                let stream = std::net::TcpStream::connect_timeout(address, timeout)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
                 Ok(Box::new(stream))
             }
             Target::Unix(path) => {
-                let stream = std::os::unix::net::UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(timeout))?;
-                Ok(Box::new(stream))
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.set_read_timeout(Some(timeout))?;
+                // It bounds the wait for a place in a full backlog too (unix(7) blocks in connect).
+                socket.set_write_timeout(Some(timeout))?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                Ok(Box::new(std::os::unix::net::UnixStream::from(socket)))
             }
         }
     }

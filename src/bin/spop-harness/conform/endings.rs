@@ -188,6 +188,7 @@ fn of_the_agent() -> Vec<Case> {
                         Heard::Frame(frame) if kind(frame) == Some(FrameType::AgentDisconnect) => gone = true,
                         Heard::Frame(_) if gone => return failed(format!("DISCONNECT, then {}", words(&heard))),
                         Heard::Frame(_) => {}
+                        Heard::TooLong(_) => return failed(words(&heard)),
                         _ => return Ok(words(&heard)),
                     }
                 }

@@ -12,6 +12,7 @@ use tollgate::spop::{TypedData, disconnect};
 use super::case::{Flaw, Seen, failed, warned};
 use super::wire;
 use crate::peer::{Heard, Peer, Received};
+use crate::question::Question;
 use crate::target::Target;
 
 /// The agent, how long it may take, and what it is asked.
@@ -24,20 +25,6 @@ pub struct Lab {
     pub quiet: Duration,
     pub question: Arc<Question>,
     pub announced: Announced,
-}
-
-/// The message that the agent knows.
-#[derive(Debug)]
-pub struct Question {
-    pub message: String,
-    pub arguments: Vec<(String, Value)>,
-}
-
-/// The value of an argument.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    Address(std::net::IpAddr),
-    Text(String),
 }
 
 /// What the agent says of itself when it is offered `pipelining` and [`wire::FRAME_BYTES`].
@@ -119,7 +106,7 @@ impl Lab {
 
     /// The payload of the question, with more arguments behind its own.
     pub fn payload_with(&self, more: &[BytesMut]) -> BytesMut {
-        let own = self.question.arguments.iter().map(|(name, value)| wire::argument(name.as_bytes(), value.encoded()));
+        let own = self.question.arguments.iter().map(wire::argument_of);
         let arguments: Vec<_> = own.chain(more.iter().cloned()).collect();
         let count = u8::try_from(arguments.len()).unwrap_or(u8::MAX);
         wire::message(self.question.message.as_bytes(), count, &arguments.concat())
@@ -266,6 +253,7 @@ impl Conversation {
             match self.peer.hear(until.saturating_duration_since(Instant::now())).await {
                 Heard::Frame(_) => {}
                 Heard::Nothing => return failed("still open"),
+                heard @ Heard::TooLong(_) => return failed(words(&heard)),
                 end => return Ok(words(&end)),
             }
         }
@@ -334,6 +322,7 @@ pub fn words(heard: &Heard) -> String {
         Heard::Reset => "a reset".to_owned(),
         Heard::Closed(0) => "a close".to_owned(),
         Heard::Closed(bytes) => format!("a close inside a frame ({bytes} bytes)"),
+        Heard::TooLong(length) => format!("a frame of {length} bytes"),
         Heard::Frame(frame) => match frame.head() {
             None => format!("a frame without a head ({} bytes)", frame.0.len()),
             Some((FrameType::Ack, flags, stream, id)) if flags == Flags::FIN => format!("ACK {stream}/{id}"),
@@ -345,17 +334,6 @@ pub fn words(heard: &Heard) -> String {
             Some((FrameType::AgentHello, ..)) => "AGENT-HELLO".to_owned(),
             Some((other, ..)) => format!("a frame {other:?}"),
         },
-    }
-}
-
-impl Value {
-    /// As HAProxy would write it.
-    pub fn encoded(&self) -> TypedData<'_> {
-        match self {
-            Value::Address(std::net::IpAddr::V4(address)) => TypedData::Ipv4(*address),
-            Value::Address(std::net::IpAddr::V6(address)) => TypedData::Ipv6(*address),
-            Value::Text(text) => TypedData::Str(text.as_bytes()),
-        }
     }
 }
 

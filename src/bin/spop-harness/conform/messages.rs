@@ -26,12 +26,12 @@ pub fn cases() -> Vec<Case> {
         asked("all-arguments-null", Level::Spec, Answered, |lab| {
             let arguments = &lab.question.arguments;
             let nulls: Vec<_> =
-                arguments.iter().map(|(name, _)| wire::argument(name.as_bytes(), TypedData::Null)).collect();
+                arguments.iter().map(|own| wire::argument(own.name.as_bytes(), TypedData::Null)).collect();
             wire::message(name(lab), u8::try_from(nulls.len()).unwrap_or(u8::MAX), &nulls.concat())
         }),
         asked("arguments-in-other-order", Level::Spec, Answered, |lab| {
             let arguments = lab.question.arguments.iter().rev();
-            let all: Vec<_> = arguments.map(|(name, value)| wire::argument(name.as_bytes(), value.encoded())).collect();
+            let all: Vec<_> = arguments.map(wire::argument_of).collect();
             wire::message(name(lab), u8::try_from(all.len()).unwrap_or(u8::MAX), &all.concat())
         }),
         asked("argument-unknown", Level::Spec, Answered, move |lab| lab.payload_with(&[text(b"nobody-knows-it")])),
@@ -51,12 +51,7 @@ pub fn cases() -> Vec<Case> {
         asked("count-too-large", Level::Spec, Unwanted(&[4]), |lab| {
             let count = u8::try_from(lab.question.arguments.len() + 1).unwrap_or(u8::MAX);
             // One name more, and no value: no reading of it is whole.
-            let rest: Vec<_> = lab
-                .question
-                .arguments
-                .iter()
-                .map(|(name, value)| wire::argument(name.as_bytes(), value.encoded()))
-                .collect();
+            let rest: Vec<_> = lab.question.arguments.iter().map(wire::argument_of).collect();
             wire::message(name(lab), count, &[rest.concat(), wire::string(PADDING).to_vec()].concat())
         }),
         asked("count-too-small", Level::Spec, Unwanted(&[4]), |lab| {

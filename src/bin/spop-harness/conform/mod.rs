@@ -30,9 +30,10 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 use self::case::Case;
-use self::lab::{Announced, Lab, Question, Value};
+use self::lab::{Announced, Lab};
 use self::report::{Row, Sums};
 use crate::peer::Peer;
+use crate::question::{Asked, Question};
 use crate::target::Target;
 
 /// Tries what SPOP and HAProxy demand of an agent, case by case, and says what it did instead
@@ -41,13 +42,8 @@ pub struct Args {
     /// The agent: HOST:PORT or unix:/PATH, on this machine
     #[arg(long, required_unless_present = "list")]
     target: Option<Target>,
-    /// The message that the agent is asked with
-    #[arg(long, default_value = "request")]
-    message: String,
-    /// An argument of that message, instead of method, host, path and src; an IP address is sent as one, all else as a
-    /// string
-    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = argument)]
-    arguments: Vec<(String, Value)>,
+    #[command(flatten)]
+    asked: Asked,
     /// Only cases whose name contains this
     #[arg(long, value_name = "WORD")]
     only: Option<String>,
@@ -77,12 +73,19 @@ pub async fn run(args: Args) -> ExitCode {
         list(&cases, args.json);
         return ExitCode::SUCCESS;
     };
+    let question = match args.asked.question() {
+        Ok(question) => question,
+        Err(error) => {
+            eprintln!("spop-harness: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let begun = Instant::now();
     if let Err(error) = Peer::connect(target).await {
         eprintln!("spop-harness: cannot connect to {target}: {error}");
         return ExitCode::from(2);
     }
-    let lab = lab(&args, target).await;
+    let lab = lab(&args, target, question).await;
     let rows = tried(cases, &lab, !args.json).await;
     let sums = Sums::of(&rows);
     let took_s = begun.elapsed().as_secs_f64();
@@ -96,12 +99,12 @@ pub async fn run(args: Args) -> ExitCode {
             "target": target.to_string(), "announced": announced, "passed": sums.passed, "failed": sums.failed,
             "warned": sums.warned, "skipped": sums.skipped, "took_s": took_s, "cases": rows,
         });
-        println!("{document:#}");
+        outln!("{document:#}");
     } else {
         if sums.skipped > 0 {
-            println!("{} cases are of what the agent does not announce", sums.skipped);
+            outln!("{} cases are of what the agent does not announce", sums.skipped);
         }
-        println!("{} passed, {} failed, {} warned in {took_s:.1} s", sums.passed, sums.failed, sums.warned);
+        outln!("{} passed, {} failed, {} warned in {took_s:.1} s", sums.passed, sums.failed, sums.warned);
     }
     ExitCode::from(u8::from(sums.failed > 0))
 }
@@ -128,7 +131,7 @@ fn cases() -> Vec<Case> {
 /// Some at once, shown in order.
 async fn tried(cases: Vec<Case>, lab: &Lab, shown: bool) -> Vec<Row> {
     if shown {
-        print!("{}", report::head());
+        out!("{}", report::head());
     }
     let trials = cases.into_iter().map(|case| {
         let (row, lab) = (Row::of(&case), lab.clone());
@@ -138,7 +141,7 @@ async fn tried(cases: Vec<Case>, lab: &Lab, shown: bool) -> Vec<Row> {
     let mut ended = stream::iter(trials).buffered(AT_ONCE);
     while let Some(row) = ended.next().await {
         if shown {
-            print!("{}", row.lines());
+            out!("{}", row.lines());
         }
         rows.push(row);
     }
@@ -149,23 +152,22 @@ fn list(cases: &[Case], as_json: bool) {
     let rows: Vec<_> = cases.iter().map(Row::of).collect();
     if as_json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        println!("{:#}", json!({ "cases": rows }));
+        outln!("{:#}", json!({ "cases": rows }));
         return;
     }
-    print!("{}", report::head());
-    rows.iter().for_each(|row| print!("{}", row.lines()));
-    println!("{} cases", rows.len());
+    out!("{}", report::head());
+    rows.iter().for_each(|row| out!("{}", row.lines()));
+    outln!("{} cases", rows.len());
 }
 
 /// The agent as it announces itself; one that cannot be understood is tried as one that announces nothing.
-async fn lab(args: &Args, target: &Target) -> Lab {
+async fn lab(args: &Args, target: &Target, question: Question) -> Lab {
     let within = Duration::from_millis(args.timeout);
-    let arguments = if args.arguments.is_empty() { ordinary() } else { args.arguments.clone() };
     let mut lab = Lab {
         target: Arc::new(target.clone()),
         within,
         quiet: within / 4,
-        question: Arc::new(Question { message: args.message.clone(), arguments }),
+        question: Arc::new(question),
         announced: Announced { max_frame_size: wire::FRAME_BYTES, pipelining: false, fragmentation: false },
     };
     let hello = Peer::greeted(target, wire::FRAME_BYTES, within).await;
@@ -175,19 +177,6 @@ async fn lab(args: &Args, target: &Target) -> Lab {
             Announced { max_frame_size: announced.max_frame_size.clamp(256, wire::FRAME_BYTES), ..announced };
     }
     lab
-}
-
-/// What the shipped configurations of agents for HTTP ask most.
-fn ordinary() -> Vec<(String, Value)> {
-    let text = |name: &str, value: &str| (name.to_owned(), Value::Text(value.to_owned()));
-    let source = ("src".to_owned(), Value::Address([127, 0, 0, 1].into()));
-    vec![text("method", "GET"), text("host", "www.example.com"), text("path", "/"), source]
-}
-
-fn argument(text: &str) -> Result<(String, Value), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-    let value = value.parse().map_or_else(|_| Value::Text(value.to_owned()), Value::Address);
-    Ok((name.to_owned(), value))
 }
 
 /// Cases at once: enough that waiting costs little, and no load that a small agent would feel.
@@ -207,12 +196,5 @@ mod tests {
         for case in &cases {
             assert!(case.name.len() <= case::NAME_CHARS_MAX && !case.expected.is_empty(), "{}", case.name);
         }
-    }
-
-    #[test]
-    fn an_argument_is_an_address_where_it_reads_as_one() {
-        assert_eq!(argument("src=::1"), Ok(("src".to_owned(), Value::Address("::1".parse().unwrap()))));
-        assert_eq!(argument("q=a=b"), Ok(("q".to_owned(), Value::Text("a=b".to_owned()))));
-        assert!(argument("src").is_err());
     }
 }

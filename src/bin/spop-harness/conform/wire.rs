@@ -4,6 +4,8 @@ use bytes::{BufMut, BytesMut};
 use tollgate::spop::frame::{Flags, Frame, FrameType};
 use tollgate::spop::{TypedData, kv_list, varint};
 
+use crate::question::Argument;
+
 /// A frame with its prefix.
 pub fn frame(kind: FrameType, flags: Flags, stream_id: u64, frame_id: u64, payload: &[u8]) -> BytesMut {
     let mut out = BytesMut::new();
@@ -40,6 +42,11 @@ pub fn argument(name: &[u8], value: TypedData<'_>) -> BytesMut {
     let mut out = string(name);
     value.encode(&mut out);
     out
+}
+
+/// An argument of the question.
+pub fn argument_of(of: &Argument) -> BytesMut {
+    argument(of.name.as_bytes(), of.value.borrow())
 }
 
 /// One message, whose count need not be true.

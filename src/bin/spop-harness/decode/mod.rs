@@ -5,7 +5,7 @@ mod hex;
 mod json;
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +13,8 @@ use clap::{Args as ClapArgs, ValueEnum};
 use tollgate::spop::annotate::annotate;
 use tollgate::spop::frame::{Frame, FrameType, PREFIX_BYTES};
 use tollgate::spop::recording::{Item, Recording, Side, What};
+
+use crate::record::TAPE_BYTES_MAX;
 
 /// Reads frames, each with its 32-bit length, and says what is in them and what is wrong with them
 #[derive(Debug, ClapArgs)]
@@ -46,11 +48,12 @@ enum Format {
 
 /// Decodes; 1 where something did not decode, 2 where something could not be read.
 pub fn run(args: Args) -> ExitCode {
-    let mut out = String::new();
     let mut code = 0;
     for file in &args.files {
+        let mut out = String::new();
         match one(&args, file, &mut out) {
             Ok(problems) => {
+                out!("{out}");
                 for problem in &problems {
                     eprintln!("{}: {problem}", file.display());
                 }
@@ -65,8 +68,6 @@ pub fn run(args: Args) -> ExitCode {
             }
         }
     }
-    // A reader that has seen enough, such as `head`, is no failure.
-    let _ = io::stdout().write_all(out.as_bytes());
     ExitCode::from(code)
 }
 
@@ -74,6 +75,11 @@ pub fn run(args: Args) -> ExitCode {
 fn one(args: &Args, file: &Path, out: &mut String) -> Result<Vec<String>, String> {
     let bytes = read(file)?;
     let recording = understand(&bytes, args.format)?;
+    let length = recording.items.iter().map(|item| if let What::Sent(bytes) = &item.what { bytes.len() } else { 0 });
+    let length: usize = length.sum();
+    if length > FRAMES_BYTES_MAX {
+        return Err(format!("holds {length} bytes of frames, expected {FRAMES_BYTES_MAX} at most"));
+    }
     if args.bless {
         if looks_like(&bytes) != Format::Recording || file == Path::new("-") {
             return Err("only a recording in a file can be blessed".to_owned());
@@ -110,8 +116,16 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Four frames of 16 MiB, the largest that anything here sends. A reading takes some six times as much as the frame.
-const INPUT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The text of the longest recording: [`TAPE_BYTES_MAX`] with [`READING_BYTES_MAX`] for each byte, 64 MiB, and a quarter more
+/// for comments.
+const INPUT_BYTES_MAX: u64 = (TAPE_BYTES_MAX * READING_BYTES_MAX / 4 * 5) as u64;
+
+/// Bytes of frames in one input. Their reading is at most [`READING_BYTES_MAX`] times as long: 512 MiB.
+const FRAMES_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What the reading of one byte takes at most as text, blanks and the end of its line with it. A name that is empty and a
+/// null are a byte each, and a line each.
+pub const READING_BYTES_MAX: usize = 64;
 
 fn understand(bytes: &[u8], format: Format) -> Result<Recording, String> {
     let text = || std::str::from_utf8(bytes).map_err(|error| format!("is not text: {error}"));
@@ -199,4 +213,24 @@ fn broken(frame: &[u8]) -> Option<(usize, String)> {
         at += note.bytes.len();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate::spop::engine;
+    use tollgate::spop::frame::Flags;
+
+    use super::*;
+
+    #[test]
+    fn a_reading_is_never_longer_than_its_bound() {
+        // 400 messages without a name, of 255 arguments without a name or a value each.
+        let message = [&[0, 255][..], &[0; 510]].concat().repeat(400);
+        let mut out = bytes::BytesMut::new();
+        Frame::encode(FrameType::Notify, Flags::FIN, 1, 1, &mut out, |out| out.extend_from_slice(&message));
+        assert_eq!(engine::frames(&out).count(), 1);
+        let text = of_frames(&out).to_text();
+        println!("{} bytes of text for {} bytes", text.len(), out.len());
+        assert!(text.len() > 32 * out.len() && text.len() <= READING_BYTES_MAX * out.len());
+    }
 }

@@ -15,16 +15,20 @@ use tollgate::spop::recording::Recording;
 use super::PATIENCE;
 use super::generate::script;
 use super::play::play;
-use super::question::Question;
 use super::script::{Replay, Script, Seed};
 use super::trial::{Ground, Symptom, minimise, try_one};
 use super::witness::{Calm, Trouble, Witness};
+use crate::question::Question;
 use crate::target::Target;
 
 /// Something found.
 #[derive(Debug)]
 pub struct Finding {
     pub what: String,
+    /// `None` where a replay found nothing.
+    pub symptom: Option<Symptom>,
+    /// How often it, or what is alike, was found.
+    pub times: usize,
     /// What shows it again.
     pub replay: Replay,
     /// Where no conversation alone shows it: those of that moment.
@@ -109,20 +113,21 @@ impl Campaign {
         }
     }
 
-    /// Fuzzes until all events are played or so many things are found.
+    /// Fuzzes until all events are played or so many things are found, those that are alike counted each.
     pub async fn run(&mut self, ground: &mut Ground, findings_max: usize) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
-        while self.events < self.events_max && findings.len() < findings_max {
-            let Some((seed, symptom, recent)) = self.stretch(&ground.target(), findings.len()).await else { break };
+        let times = |findings: &[Finding]| findings.iter().map(|finding| finding.times).sum::<usize>();
+        while self.events < self.events_max && times(&findings) < findings_max {
+            let Some((seed, symptom, recent)) = self.stretch(&ground.target(), times(&findings)).await else { break };
             eprintln!("spop-harness: {symptom}; looking for the conversation");
-            let Some(finding) = self.attribute(ground, seed, symptom, recent).await else { continue };
+            let Some(finding) = self.attribute(ground, seed, symptom, recent, &mut findings).await else { continue };
             let gone = finding.replay.kept.is_none() && !ground.revive().await;
             findings.push(finding);
             if gone {
                 break;
             }
         }
-        if findings.len() < findings_max {
+        if times(&findings) < findings_max {
             findings.extend(self.last_look(ground).await);
         }
         findings
@@ -194,13 +199,15 @@ impl Campaign {
         Some((seed, symptom, recent))
     }
 
-    /// Which conversation it was. `None` where it was not even the agent: what only a busy machine explains.
+    /// Which conversation it was. `None` where it is one more of what is known, which is counted, or was not even the agent:
+    /// what only a busy machine explains.
     async fn attribute(
         &mut self,
         ground: &mut Ground,
         seed: Option<Seed>,
         symptom: Symptom,
         recent: Vec<Seed>,
+        known: &mut [Finding],
     ) -> Option<Finding> {
         // The newest first, that which noticed before all.
         let candidates: Vec<_> = seed.into_iter().chain(recent.into_iter().rev()).collect();
@@ -214,6 +221,12 @@ impl Campaign {
             let Some(first) = try_one(ground, &self.calm, &whole, PATIENCE).await.symptom else { continue };
             // Once more: what time can bring about must come again.
             if !first.is_of_time() || try_one(ground, &self.calm, &whole, PATIENCE).await.symptom.is_some() {
+                let alike =
+                    |known: &&mut Finding| known.symptom.as_ref().is_some_and(|one| one.is_same_violation(&first));
+                if let Some(known) = known.iter_mut().find(alike) {
+                    known.times += 1;
+                    return None;
+                }
                 return Some(self.smallest(ground, *seed, first).await);
             }
         }
@@ -225,7 +238,8 @@ impl Campaign {
         let replay = Replay { seed: first, kept: None };
         let script = script(first, &self.question);
         let what = symptom.to_string();
-        Some(Finding { what, replay, candidates, recording: Recording::default(), script })
+        let recording = Recording::default();
+        Some(Finding { what, symptom: Some(symptom), times: 1, replay, candidates, recording, script })
     }
 
     async fn smallest(&self, ground: &mut Ground, seed: Seed, symptom: Symptom) -> Finding {
@@ -238,9 +252,11 @@ impl Campaign {
             Some(_) => (Some(kept), least, tried),
             None => (None, whole.clone(), try_one(ground, &self.calm, &whole, PATIENCE).await),
         };
-        let what = tried.symptom.unwrap_or(symptom).to_string();
+        let symptom = tried.symptom.unwrap_or(symptom);
         Finding {
-            what,
+            what: symptom.to_string(),
+            symptom: Some(symptom),
+            times: 1,
             replay: Replay { seed, kept },
             candidates: Vec::new(),
             recording: tried.recording,
@@ -259,6 +275,8 @@ impl Campaign {
             }
             Err(trouble) => Some(Finding {
                 what: format!("after the run: {trouble}"),
+                symptom: Some(Symptom::Beside(trouble)),
+                times: 1,
                 replay: Replay { seed: Seed::of(self.seed, self.next.saturating_sub(1)), kept: None },
                 candidates: Vec::new(),
                 recording: Recording::default(),

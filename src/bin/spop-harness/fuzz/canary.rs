@@ -50,7 +50,8 @@ pub struct Canary {
     defect: Defect,
     address: SocketAddr,
     state: Arc<State>,
-    accepting: JoinHandle<()>,
+    /// `None` while its port is taken by somebody else.
+    accepting: Option<JoinHandle<()>>,
 }
 
 /// What its connections have in common.
@@ -69,7 +70,7 @@ impl Canary {
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
         let accepting = tokio::spawn(accept(listener, defect, Arc::clone(&state)));
-        Ok(Canary { defect, address, state, accepting })
+        Ok(Canary { defect, address, state, accepting: Some(accepting) })
     }
 
     pub fn target(&self) -> Target {
@@ -78,22 +79,25 @@ impl Canary {
 
     /// Starts it anew on the same port, if its defect has felled it.
     pub async fn revive(&mut self) {
-        if !self.state.stopped.load(Ordering::Relaxed) && !self.accepting.is_finished() {
+        let runs = self.accepting.as_ref().is_some_and(|accepting| !accepting.is_finished());
+        if runs && !self.state.stopped.load(Ordering::Relaxed) {
             return;
         }
-        self.accepting.abort();
-        let _ = (&mut self.accepting).await;
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            let _ = accepting.await;
+        }
         // The port is free once the listener of before is dropped, which the end of its task did.
         if let Ok(listener) = TcpListener::bind(self.address).await {
             self.state = Arc::new(State::default());
-            self.accepting = tokio::spawn(accept(listener, self.defect, Arc::clone(&self.state)));
+            self.accepting = Some(tokio::spawn(accept(listener, self.defect, Arc::clone(&self.state))));
         }
     }
 }
 
 impl Drop for Canary {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accepting.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -5,8 +5,8 @@ use fastrand::Rng;
 use tollgate::spop::{TypedData, varint};
 
 use super::mutate::mutate;
-use super::question::{Question, Value};
 use super::script::{Script, Seed, Step};
+use crate::question::{Question, Value};
 
 /// The conversation of a seed: the same bytes whenever it is made with the same question.
 pub fn script(seed: Seed, question: &Question) -> Script {
@@ -227,12 +227,12 @@ fn messages(random: &mut Rng, question: &Question, size: usize, draft: &mut Draf
             draft.string(argument.name.as_bytes());
             match (&argument.value, random.u8(..100)) {
                 // Long ones, and lengths at which a varint grows.
-                (Value::Text(text), 0..12) => {
+                (Value::Str(text), 0..12) => {
                     let length = one_of(random, &[0, 1, 239, 240, 241, 2287, 2288, 5000]);
                     draft.value(TypedData::Str(&text.iter().copied().cycle().take(length).collect::<Vec<_>>()));
                 }
                 (_, 12..20) => other_value(random, draft),
-                (value, _) => draft.value(value.typed()),
+                (value, _) => draft.value(value.borrow()),
             }
         }
         // 64 for the two identifiers, and what a fragment needs again.
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_bytes_and_another_gives_others() {
-        let question = Question::new("request", &[]);
+        let question = Question::new(None, &[]).unwrap();
         let scripts: Vec<_> = (0..200).map(|index| script(Seed::of(7, index), &question)).collect();
         let again: Vec<_> = (0..200).map(|index| script(Seed::of(7, index), &question)).collect();
         assert_eq!(scripts, again);
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn before_it_is_mutated_a_conversation_is_what_haproxy_says() {
         use tollgate::spop::properties::{Conversation, End, Violation, conversation_holds};
-        let question = Question::new("request", &[]);
+        let question = Question::new(None, &[]).unwrap();
         for index in 0..500 {
             let seed = Seed::of(11, index);
             let parts = valid(&mut Rng::with_seed(seed.0), seed, &question);

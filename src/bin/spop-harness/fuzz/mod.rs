@@ -6,7 +6,6 @@ mod canary;
 mod generate;
 mod mutate;
 mod play;
-mod question;
 mod script;
 mod trial;
 mod witness;
@@ -20,10 +19,10 @@ use serde_json::json;
 
 use self::campaign::{Campaign, Finding};
 use self::canary::{Canary, Defect};
-use self::question::{Argument, Question};
 use self::script::{Replay, Seed};
 use self::trial::{Ground, try_one};
 use self::witness::Calm;
+use crate::question::{Asked, Question};
 use crate::target::Target;
 
 /// Breaks conversations in every way the grammar offers and says what the agent made of it
@@ -43,7 +42,7 @@ pub struct Args {
     /// Conversations at once
     #[arg(long, default_value_t = 32)]
     connections: usize,
-    /// Stop after this many findings
+    /// Stop after this many findings; those that are alike count each, and are shown once
     #[arg(long, default_value_t = 3)]
     findings: usize,
     /// Only the conversation of this seed
@@ -58,12 +57,8 @@ pub struct Args {
     /// Say which canaries there are
     #[arg(long)]
     list_canaries: bool,
-    /// The message that the agent knows
-    #[arg(long, default_value = "request")]
-    message: String,
-    /// An argument of it: NAME=TEXT, NAME=int:1, NAME=bool:true, NAME=ip:192.0.2.1, NAME=null
-    #[arg(long = "arg", value_name = "NAME=VALUE")]
-    arguments: Vec<Argument>,
+    #[command(flatten)]
+    asked: Asked,
     /// Write what was found there, as annotated hex, instead of printing it
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -77,7 +72,7 @@ pub async fn run(args: Args) -> ExitCode {
     if args.list_canaries {
         for defect in Defect::value_variants() {
             if let Some(value) = defect.to_possible_value() {
-                println!("{:<24}{}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
+                outln!("{:<24}{}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
             }
         }
         return ExitCode::SUCCESS;
@@ -93,9 +88,9 @@ pub async fn run(args: Args) -> ExitCode {
 
 /// Whether something was found.
 async fn fuzz(args: &Args) -> Result<bool, String> {
-    let question = Question::new(&args.message, &args.arguments);
-    if question.arguments.len() > 255 || question.payload().len() > QUESTION_BYTES_MAX {
-        return Err(format!("the question is too long, expected 255 arguments and {QUESTION_BYTES_MAX} bytes at most"));
+    let question = args.asked.question()?;
+    if question.payload().len() > QUESTION_BYTES_MAX {
+        return Err(format!("the question is too long, expected {QUESTION_BYTES_MAX} bytes at most"));
     }
     let mut ground = match (&args.target, args.canary) {
         (_, Some(defect)) => Ground::Canary(Canary::start(defect).await.map_err(|error| error.to_string())?),
@@ -110,9 +105,16 @@ async fn fuzz(args: &Args) -> Result<bool, String> {
         let script = replay.kept.as_ref().map_or(script.clone(), |kept| script.keep(kept));
         let tried = try_one(&mut ground, &calm, &script, PATIENCE).await;
         let found = tried.symptom.is_some();
-        let what = tried.symptom.map_or("nothing found".to_owned(), |symptom| symptom.to_string());
-        let finding =
-            Finding { what, replay: replay.clone(), candidates: Vec::new(), recording: tried.recording, script };
+        let what = tried.symptom.as_ref().map_or("nothing found".to_owned(), ToString::to_string);
+        let finding = Finding {
+            what,
+            symptom: tried.symptom,
+            times: usize::from(found),
+            replay: replay.clone(),
+            candidates: Vec::new(),
+            recording: tried.recording,
+            script,
+        };
         report(args, &question, std::slice::from_ref(&finding), &json!({}))?;
         return Ok(found);
     }
@@ -155,30 +157,33 @@ fn report(args: &Args, question: &Question, findings: &[Finding], figures: &serd
             .iter()
             .map(|finding| {
                 json!({
-                    "what": finding.what, "replay": finding.replay.to_string(), "command": line(&finding.replay),
+                    "what": finding.what, "times": finding.times, "replay": finding.replay.to_string(), "command": line(&finding.replay),
                     "events": finding.script.len(), "bytes": finding.script.bytes(),
                     "candidates": finding.candidates.iter().map(Seed::to_string).collect::<Vec<_>>(),
                     "recording": finding.recording.to_text(),
                 })
             })
             .collect();
-        println!("{}", json!({ "seed": args.seed, "figures": figures, "findings": findings }));
+        outln!("{}", json!({ "seed": args.seed, "figures": figures, "findings": findings }));
         return Ok(());
     }
     for finding in findings {
-        println!("{}", finding.what);
-        println!("  {}", line(&finding.replay));
+        outln!("{}", finding.what);
+        outln!("  {}", line(&finding.replay));
+        if finding.times > 1 {
+            outln!("  found {} times, or what is alike", finding.times);
+        }
         if !finding.candidates.is_empty() {
             let seeds: Vec<_> = finding.candidates.iter().map(Seed::to_string).collect();
-            println!("  no conversation alone shows it; at that moment: {}", seeds.join(" "));
+            outln!("  no conversation alone shows it; at that moment: {}", seeds.join(" "));
         }
     }
     if args.save.is_none() {
-        print!("{recordings}");
+        out!("{recordings}");
     }
     if let Some(figures) = figures.as_object().filter(|figures| !figures.is_empty()) {
         let words: Vec<_> = figures.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        println!("{} findings; {}", findings.len(), words.join(", "));
+        outln!("{} findings; {}", findings.len(), words.join(", "));
     }
     Ok(())
 }

@@ -69,6 +69,12 @@ impl fmt::Display for Symptom {
 }
 
 impl Symptom {
+    /// Whether both are the same violation of the protocol. Of what others suffer nobody can say so.
+    pub fn is_same_violation(&self, other: &Symptom) -> bool {
+        let violates = |symptom: &Symptom| matches!(symptom, Symptom::Own(Fault::Violation(_)));
+        violates(self) && violates(other) && self.is_like(other)
+    }
+
     /// Whether it is the same fault, as far as can be told from outside.
     fn is_like(&self, other: &Symptom) -> bool {
         match (self, other) {

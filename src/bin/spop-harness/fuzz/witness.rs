@@ -9,8 +9,8 @@ use tollgate::spop::frame::{Flags, Frame, FrameType};
 use tollgate::spop::{Action, ack, annotate};
 
 use super::PATIENCE;
-use super::question::Question;
 use crate::peer::{Heard, Peer};
+use crate::question::Question;
 use crate::target::Target;
 
 /// What is asked, and what was answered while all was calm.
@@ -137,6 +137,7 @@ impl Witness {
             Heard::Frame(received) => received,
             Heard::Nothing => return Err(Trouble::Wrong("nothing".to_owned())),
             Heard::Closed(_) => return Err(Trouble::Wrong("a close".to_owned())),
+            Heard::TooLong(length) => return Err(Trouble::Wrong(format!("a frame of {length} bytes"))),
             Heard::Reset => return Err(Trouble::Wrong("a reset".to_owned())),
         };
         let frame = received.decode().map_err(|error| Trouble::Wrong(error.to_string()))?;

@@ -19,14 +19,15 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use clap::Args as ClapArgs;
+use clap::{ArgGroup, Args as ClapArgs};
 use tollgate::server::descriptors;
 
-use self::question::{Argument, Questions};
+use self::question::Questions;
 use self::report::Row;
 use self::schedule::{Arrivals, Schedule};
 use self::tally::{Tally, Verifier};
 use self::worker::{Pace, Plan, Progress, Worker};
+use crate::question::Asked;
 use crate::target::Target;
 
 /// Plays HAProxy's load on an agent and says what its answers took
@@ -38,12 +39,13 @@ use crate::target::Target;
 ///
 /// Ends with 0 where every request got its one right answer, 1 where one did not, 2 where it could not begin.
 #[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("pace").required(true).args(["rate", "max"])))]
 pub struct Args {
     /// The agent: HOST:PORT or unix:/PATH, on this machine
     #[arg(long)]
     target: Target,
     /// Requests a second, over all connections
-    #[arg(long, value_parser = rate, required_unless_present = "max", conflicts_with = "max")]
+    #[arg(long, value_parser = rate)]
     rate: Option<f64>,
     /// As many as fit the windows
     #[arg(long)]
@@ -63,7 +65,7 @@ pub struct Args {
     /// How long: 500ms, 10s, 5m; at most an hour
     #[arg(long, default_value = "10s", value_parser = run_time)]
     duration: Duration,
-    /// How long before that, without being counted; wrong ACKs always are
+    /// How long before that, without being counted; wrong ACKs of it are shown apart, and are failures too
     #[arg(long, default_value = "1s", value_parser = duration)]
     warmup: Duration,
     /// How long a request waits for its ACK, from when it was due, until it is lost; at most a minute
@@ -72,12 +74,8 @@ pub struct Args {
     /// Threads of the generator, which share the connections; one needs a whole processor only near its most
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// The message's name, with only the arguments given; unless named, an ordinary `request`
-    #[arg(long)]
-    message: Option<String>,
-    /// An argument: NAME=STRING, or NAME=TYPE:VALUE with str, bool, int, ipv4, ipv6 or null
-    #[arg(long = "arg", value_name = "NAME=VALUE")]
-    arguments: Vec<Argument>,
+    #[command(flatten)]
+    asked: Asked,
     /// Tokens, one a line, which take turns as `Bearer` in the argument `authorization`
     #[arg(long)]
     token_file: Option<PathBuf>,
@@ -121,21 +119,23 @@ fn sweep(args: &Args) -> Result<bool, String> {
     if let Some(folder) = &args.svg {
         std::fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     }
-    if !args.json {
-        println!("{}", report::heading(args));
-    }
     let mut rows = Vec::new();
-    for window in &args.window {
-        let row = Row { window: usize::from(*window), tally: one(args, usize::from(*window))? };
+    for window in args.window.iter().copied().map(usize::from) {
+        let plan = plan(args, window)?;
+        let workers = connected(args, &plan)?;
+        if rows.is_empty() && !args.json {
+            outln!("{}", report::heading(args));
+        }
+        let row = Row { window, tally: one(args, &plan, workers)? };
         if !args.json {
-            println!("{}", report::line(args, &row));
+            outln!("{}", report::line(args, &row));
         }
         rows.push(row);
     }
     if args.json {
-        println!("{}", report::json(args, &rows));
+        outln!("{}", report::json(args, &rows));
     } else {
-        print!("{}", report::remarks(&rows));
+        out!("{}", report::remarks(&rows));
     }
     if let Some(folder) = &args.svg {
         let title = report::title(args);
@@ -151,17 +151,20 @@ fn sweep(args: &Args) -> Result<bool, String> {
     Ok(rows.iter().all(|row| row.tally.is_clean()))
 }
 
-/// One run, on connections of its own.
-fn one(args: &Args, window: usize) -> Result<Tally, String> {
+fn plan(args: &Args, window: usize) -> Result<Plan, String> {
     let tokens = args.token_file.as_deref().map(question::tokens).transpose()?.unwrap_or_default();
-    let plan = Plan {
+    Ok(Plan {
         target: args.target.clone(),
-        questions: Questions::new(args.message.as_deref(), &args.arguments, &tokens)?,
+        questions: Questions::new(&args.asked.question()?, &tokens)?,
         window,
         timeout: args.timeout,
         warmup: args.warmup,
         duration: args.duration,
-    };
+    })
+}
+
+/// The threads' work, with connections of its own for each run.
+fn connected<'a>(args: &Args, plan: &'a Plan) -> Result<Vec<Worker<'a>>, String> {
     let connections = usize::from(args.connections);
     let threads = usize::from(args.threads).min(connections);
     let pace = |index| match args.rate {
@@ -171,10 +174,15 @@ fn one(args: &Args, window: usize) -> Result<Tally, String> {
     let mut workers = Vec::new();
     for thread in 0..threads {
         let paces = (thread..connections).step_by(threads).map(pace).collect();
-        let mut worker = Worker::new(&plan, paces, Verifier::new(args.expect_verdict.as_deref()));
+        let mut worker = Worker::new(plan, paces, Verifier::new(args.expect_verdict.as_deref()));
         worker.connect().map_err(|error| format!("cannot connect to {}: {error}", args.target))?;
         workers.push(worker);
     }
+    Ok(workers)
+}
+
+/// One run.
+fn one(args: &Args, plan: &Plan, workers: Vec<Worker<'_>>) -> Result<Tally, String> {
     let progress: Vec<_> = workers.iter().map(|_| Progress::default()).collect();
     // Time enough for the threads to begin together.
     let begin = Instant::now() + Duration::from_millis(10);
@@ -194,7 +202,7 @@ fn one(args: &Args, window: usize) -> Result<Tally, String> {
         // It fails when all threads have dropped their end.
         while endings.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
             if shown {
-                show(&progress, window, begin.elapsed(), &plan);
+                show(&progress, begin.elapsed(), plan);
             }
         }
         let mut sum = Tally::new(args.duration);
@@ -205,7 +213,8 @@ fn one(args: &Args, window: usize) -> Result<Tally, String> {
     })
 }
 
-fn show(progress: &[Progress], window: usize, elapsed: Duration, plan: &Plan) {
+fn show(progress: &[Progress], elapsed: Duration, plan: &Plan) {
+    let window = plan.window;
     let sum = |of: fn(&Progress) -> u64| progress.iter().map(of).sum::<u64>();
     let answered = sum(|progress| progress.answered.load(Ordering::Relaxed));
     let failed = sum(|progress| progress.failed.load(Ordering::Relaxed));

@@ -1,14 +1,12 @@
 //! What is asked: NOTIFY payloads, encoded once.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::str::FromStr;
 
 use bytes::{BufMut, BytesMut};
-use tollgate::spop::TypedData;
 use tollgate::spop::frame::{Flags, Frame, FrameType};
-use tollgate::spop::notify::encode_message;
+
+use crate::question::{ARGUMENTS_MAX, Argument, Question, Value};
 
 /// The payloads that are asked in turn, one for each token; without tokens there is one.
 #[derive(Debug)]
@@ -17,33 +15,22 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// The message `name` with these arguments. Without a name it is `request` as the shipped configuration of HAProxy
-    /// sends it, in which an argument given replaces the one of its name. Each token becomes the argument
-    /// `authorization` of a payload of its own.
-    pub fn new(name: Option<&str>, given: &[Argument], tokens: &[String]) -> Result<Questions, String> {
-        let mut arguments = if name.is_none() { ordinary() } else { Vec::new() };
-        for argument in given {
-            arguments.retain(|other: &Argument| other.name != argument.name);
-            arguments.push(argument.clone());
+    /// The question; each token becomes the argument `authorization` of a payload of its own.
+    pub fn new(question: &Question, tokens: &[String]) -> Result<Questions, String> {
+        if tokens.is_empty() {
+            return Ok(Questions { payloads: vec![question.payload()] });
         }
-        let bearer = |token: &String| Argument::string("authorization", &format!("Bearer {token}"));
-        let mut payloads = Vec::new();
-        for token in tokens.iter().map(Some).chain(tokens.is_empty().then_some(None)) {
-            let mut arguments = arguments.clone();
-            if let Some(token) = token {
-                arguments.retain(|other| other.name != "authorization");
-                arguments.push(bearer(token));
-            }
-            // One byte holds the count (SPOE.txt, section 3.2.6).
-            if arguments.len() > 255 {
-                return Err(format!("{} arguments, expected at most 255", arguments.len()));
-            }
-            let pairs: Vec<_> = arguments.iter().map(|argument| (&*argument.name, argument.value.borrow())).collect();
-            let mut payload = BytesMut::new();
-            encode_message(name.unwrap_or("request"), &pairs, &mut payload);
-            payloads.push(payload.to_vec());
+        let with = |token: &String| {
+            let mut question = question.clone();
+            question.arguments.retain(|other| other.name != "authorization");
+            let value = Value::Str(format!("Bearer {token}").into_bytes());
+            question.arguments.push(Argument { name: "authorization".to_owned(), value });
+            question.payload()
+        };
+        if question.arguments.len() >= ARGUMENTS_MAX {
+            return Err(format!("no room for a token: expected at most {} arguments beside it", ARGUMENTS_MAX - 1));
         }
-        Ok(Questions { payloads })
+        Ok(Questions { payloads: tokens.iter().map(with).collect() })
     }
 
     /// Appends the NOTIFY that is number `turn` in turn.
@@ -70,82 +57,9 @@ pub fn tokens(file: &Path) -> Result<Vec<String>, String> {
     if tokens.is_empty() { Err(format!("{}: expected one token a line", file.display())) } else { Ok(tokens) }
 }
 
-/// `NAME=VALUE` or `NAME=TYPE:VALUE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Argument {
-    name: String,
-    value: Value,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Ipv4(Ipv4Addr),
-    Ipv6(Ipv6Addr),
-    Str(Vec<u8>),
-}
-
-impl Value {
-    fn borrow(&self) -> TypedData<'_> {
-        match self {
-            Value::Null => TypedData::Null,
-            Value::Bool(value) => TypedData::Bool(*value),
-            Value::Int(value) => TypedData::Int64(*value),
-            Value::Ipv4(value) => TypedData::Ipv4(*value),
-            Value::Ipv6(value) => TypedData::Ipv6(*value),
-            Value::Str(bytes) => TypedData::Str(bytes),
-        }
-    }
-}
-
-impl Argument {
-    fn string(name: &str, value: &str) -> Argument {
-        Argument { name: name.to_owned(), value: Value::Str(value.as_bytes().to_vec()) }
-    }
-}
-
-impl FromStr for Argument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Argument, String> {
-        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE or NAME=TYPE:VALUE")?;
-        fn read<T: FromStr>(value: &str, expected: &str) -> Result<T, String> {
-            value.parse().map_err(|_| format!("`{value}`: expected {expected}"))
-        }
-        let value = match value.split_once(':') {
-            Some(("str", value)) => Value::Str(value.as_bytes().to_vec()),
-            Some(("bool", value)) => Value::Bool(read(value, "true or false")?),
-            Some(("int", value)) => Value::Int(read(value, "a whole number")?),
-            Some(("ipv4", value)) => Value::Ipv4(read(value, "an IPv4 address")?),
-            Some(("ipv6", value)) => Value::Ipv6(read(value, "an IPv6 address")?),
-            Some(("null", "")) => Value::Null,
-            // Anything else is a string as it stands: an URL, a time, a host with a port.
-            _ => Value::Str(value.as_bytes().to_vec()),
-        };
-        Ok(Argument { name: name.to_owned(), value })
-    }
-}
-
-/// What HAProxy sends with haproxy/spoe-tollgate.conf for a plain GET over TLS, the certificate's fields aside.
-fn ordinary() -> Vec<Argument> {
-    let mut arguments: Vec<_> = [("id", "0a0b0c0d-1"), ("method", "GET"), ("host", "localhost"), ("path", "/")]
-        .map(|(name, value)| Argument::string(name, value))
-        .into();
-    let mut more = |name: &str, value| arguments.push(Argument { name: name.to_owned(), value });
-    more("query", Value::Null);
-    more("src", Value::Ipv4(Ipv4Addr::LOCALHOST));
-    more("src_port", Value::Int(40_000));
-    more("ssl", Value::Bool(true));
-    more("authorization", Value::Null);
-    more("session", Value::Null);
-    more("accept", Value::Str(b"*/*".to_vec()));
-    arguments
-}
-
 #[cfg(test)]
 mod tests {
+    use tollgate::spop::TypedData;
     use tollgate::spop::notify::Messages;
 
     use super::*;
@@ -165,37 +79,18 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_read_with_their_types() {
-        for (text, value) in [
-            ("a=b", Value::Str(b"b".to_vec())),
-            ("a=http://b", Value::Str(b"http://b".to_vec())),
-            ("a=str:int:7", Value::Str(b"int:7".to_vec())),
-            ("a=int:-7", Value::Int(-7)),
-            ("a=bool:true", Value::Bool(true)),
-            ("a=ipv4:192.0.2.1", Value::Ipv4(Ipv4Addr::new(192, 0, 2, 1))),
-            ("a=ipv6:::1", Value::Ipv6(Ipv6Addr::LOCALHOST)),
-            ("a=null:", Value::Null),
-        ] {
-            assert_eq!(text.parse(), Ok(Argument { name: "a".to_owned(), value }), "{text}");
-        }
-        for text in ["a", "a=int:x", "a=bool:1", "a=ipv4:::1"] {
-            assert!(text.parse::<Argument>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_argument_replaces_the_ordinary_one_and_tokens_take_turns() {
+    fn tokens_take_turns_in_place_of_the_authorization_that_was_there() {
+        let argument = |text: &str| text.parse::<Argument>().unwrap();
+        let arguments = vec![argument("path=/v1"), argument("authorization=null:")];
+        let question = Question { message: "request".to_owned(), arguments };
         let tokens = ["one".to_owned(), "two".to_owned()];
-        let questions = Questions::new(None, &["path=/v1".parse().unwrap()], &tokens).unwrap();
+        let questions = Questions::new(&question, &tokens).unwrap();
         for (turn, token) in [(0, b"Bearer one"), (1, b"Bearer two"), (2, b"Bearer one")] {
-            let arguments = asked(&questions, turn);
-            let of = |name: &str| {
-                arguments.iter().filter(|(other, _)| other == name).map(|(_, value)| &**value).collect::<Vec<_>>()
-            };
-            assert_eq!(of("path"), [format!("{:?}", TypedData::Str(b"/v1"))]);
-            assert_eq!(of("authorization"), [format!("{:?}", TypedData::Str(token))]);
+            let expected = [("path", TypedData::Str(b"/v1")), ("authorization", TypedData::Str(token))];
+            let expected = expected.map(|(name, value)| (name.to_owned(), format!("{value:?}")));
+            assert_eq!(asked(&questions, turn), expected);
         }
-        let other = Questions::new(Some("other"), &["x=int:1".parse().unwrap()], &[]).unwrap();
-        assert_eq!(asked(&other, 0), [("x".to_owned(), format!("{:?}", TypedData::Int64(1)))]);
+        let full = Question { arguments: vec![argument("a=b"); 255], ..question };
+        assert!(Questions::new(&full, &[]).is_ok() && Questions::new(&full, &tokens).is_err());
     }
 }

@@ -110,9 +110,11 @@ pub fn remarks(rows: &[Row]) -> String {
                 tally.late
             );
         }
-        for (fault, name) in FAULTS {
-            if let Some(count @ 1..) = tally.faults.get(fault as usize) {
-                let _ = writeln!(out, "window {window}: {count} wrong: {name}");
+        for (faults, when) in [(&tally.faults, ""), (&tally.warmup_faults, " in the warm-up")] {
+            for (fault, name) in FAULTS {
+                if let Some(count @ 1..) = faults.get(fault as usize) {
+                    let _ = writeln!(out, "window {window}: {count} wrong{when}: {name}");
+                }
             }
         }
     }
@@ -132,13 +134,15 @@ pub fn json(args: &Args, rows: &[Row]) -> Value {
             })
         });
         let timeline: Vec<_> = timeline.collect();
-        let faults: serde_json::Map<_, _> =
-            FAULTS.iter().map(|(fault, name)| ((*name).to_owned(), json!(tally.faults.get(*fault as usize)))).collect();
+        let by_name = |faults: &[u64]| -> serde_json::Map<_, _> {
+            FAULTS.iter().map(|(fault, name)| ((*name).to_owned(), json!(faults.get(*fault as usize)))).collect()
+        };
         json!({
             "window": row.window, "pipelining": !tally.one_at_a_time, "requests": tally.requests(),
             "sent": tally.sent, "unsent": tally.unsent, "answered": tally.answered, "lost": tally.lost,
             "late": tally.late, "wrong": tally.wrong(),
-            "faults": faults, "broken": tally.broken, "clean": tally.is_clean(),
+            "faults": by_name(&tally.faults), "warmup_wrong": tally.warmup_wrong(),
+            "warmup_faults": by_name(&tally.warmup_faults), "broken": tally.broken, "clean": tally.is_clean(),
             "answers_per_s": tally.rate(args.duration),
             "latency": percentiles(&tally.latency), "own_lateness": percentiles(&tally.lateness),
             "own_cpu_share": cpu_share(args, tally), "timeline": timeline,

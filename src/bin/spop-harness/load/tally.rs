@@ -20,6 +20,8 @@ pub struct Tally {
     pub late: u64,
     /// What the agent sent and should not have, by [`Fault`].
     pub faults: [u64; FAULTS.len()],
+    /// The same of the warm-up, whose requests are not among those above.
+    pub warmup_faults: [u64; FAULTS.len()],
     /// Connections that ended while they were needed.
     pub broken: u64,
     /// Whether an agent did not announce pipelining, so that its window was 1 whatever was asked for.
@@ -77,6 +79,7 @@ impl Tally {
             unsent: 0,
             late: 0,
             faults: [0; FAULTS.len()],
+            warmup_faults: [0; FAULTS.len()],
             broken: 0,
             one_at_a_time: false,
             latency: histogram(3),
@@ -92,19 +95,25 @@ impl Tally {
         self.sent + self.unsent
     }
 
-    /// Everything that the agent should not have sent.
+    /// Everything that the agent should not have sent, the warm-up aside.
     pub fn wrong(&self) -> u64 {
         self.faults.iter().sum()
     }
 
-    /// Whether every request got its one right answer.
-    pub fn is_clean(&self) -> bool {
-        self.lost == 0 && self.unsent == 0 && self.wrong() == 0
+    /// The same of the warm-up.
+    pub fn warmup_wrong(&self) -> u64 {
+        self.warmup_faults.iter().sum()
     }
 
-    /// Counts a fault.
-    pub fn fault(&mut self, fault: Fault) {
-        if let Some(count) = self.faults.get_mut(fault as usize) {
+    /// Whether every request got its one right answer.
+    pub fn is_clean(&self) -> bool {
+        self.lost == 0 && self.unsent == 0 && self.wrong() == 0 && self.warmup_wrong() == 0
+    }
+
+    /// Counts a fault, of what `counts` or of the warm-up.
+    pub fn fault(&mut self, fault: Fault, counts: bool) {
+        let faults = if counts { &mut self.faults } else { &mut self.warmup_faults };
+        if let Some(count) = faults.get_mut(fault as usize) {
             *count += 1;
         }
     }
@@ -122,7 +131,9 @@ impl Tally {
         self.lost += other.lost;
         self.unsent += other.unsent;
         self.late += other.late;
-        for (count, more) in self.faults.iter_mut().zip(other.faults) {
+        let (faults, warmup_faults) = (&mut self.faults, &mut self.warmup_faults);
+        let more = other.faults.iter().chain(&other.warmup_faults);
+        for (count, more) in faults.iter_mut().chain(warmup_faults).zip(more) {
             *count += more;
         }
         self.broken += other.broken;
@@ -263,9 +274,11 @@ mod tests {
             tally.lost += 1;
             tally.record(Duration::from_millis(150), Duration::from_millis(1));
             tally.record(Duration::from_millis(950), Duration::from_secs(1));
-            tally.fault(Fault::Twice);
+            tally.fault(Fault::Twice, true);
+            tally.fault(Fault::Verdict, false);
         }
         one.add(&two);
+        assert_eq!((one.warmup_wrong(), one.warmup_faults[Fault::Verdict as usize]), (2, 2));
         assert_eq!((one.requests(), one.answered, one.lost, one.wrong()), (4, 2, 2, 2));
         assert_eq!(one.latency.len(), 4);
         let counts: Vec<_> = one.timeline.buckets.iter().map(Histogram::len).collect();

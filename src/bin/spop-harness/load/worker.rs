@@ -145,7 +145,7 @@ impl<'a> Worker<'a> {
             }
             let tally = &self.results.tally;
             progress.answered.store(tally.answered, Ordering::Relaxed);
-            progress.failed.store(tally.lost + tally.unsent + tally.wrong(), Ordering::Relaxed);
+            progress.failed.store(tally.lost + tally.unsent + tally.wrong() + tally.warmup_wrong(), Ordering::Relaxed);
             progress.broken.store(tally.broken, Ordering::Relaxed);
             if self.lanes.iter().all(|lane| lane.is_over(self.plan, begin.elapsed())) {
                 break;
@@ -270,35 +270,37 @@ impl Lane {
         // After the read, which is when the ACKs are complete.
         let now = begin.elapsed();
         let Results { tally, verifier } = results;
+        // What no request is known for counts by when it came.
+        let counts = now >= plan.warmup;
         let mut trouble = None;
         while let Some(came) = self.connection.next() {
             let frame = match came {
                 Came::Frame(frame) => frame,
                 Came::TooBig | Came::Undecodable => {
                     let fault = if came == Came::TooBig { Fault::TooBig } else { Fault::Undecodable };
-                    tally.fault(fault);
+                    tally.fault(fault, counts);
                     trouble = Some("the agent sent what is no frame");
                     break;
                 }
             };
             match frame.kind {
-                FrameType::Ack if !frame.flags.has(Flags::FIN) => tally.fault(Fault::Unfinished),
-                FrameType::Ack if frame.frame_id != FRAME_ID => tally.fault(Fault::Unasked),
+                FrameType::Ack if !frame.flags.has(Flags::FIN) => tally.fault(Fault::Unfinished, counts),
+                FrameType::Ack if frame.frame_id != FRAME_ID => tally.fault(Fault::Unasked, counts),
                 FrameType::Ack => match self.flight.answer(frame.stream_id) {
                     Answer::To(request) => {
                         if let Err(fault) = verifier.verify(frame.payload) {
-                            tally.fault(fault);
+                            tally.fault(fault, request.counts);
                         }
                         answered(request, now, plan, tally);
                     }
                     Answer::Late => tally.late += 1,
-                    Answer::Wrong(fault) => tally.fault(fault),
+                    Answer::Wrong(fault) => tally.fault(fault, counts),
                 },
                 FrameType::AgentDisconnect => {
                     trouble = Some("the agent said goodbye");
                     break;
                 }
-                _ => tally.fault(Fault::Unexpected),
+                _ => tally.fault(Fault::Unexpected, counts),
             }
         }
         if let Some(trouble) = trouble {

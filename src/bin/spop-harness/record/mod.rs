@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+pub use self::tape::TAPE_BYTES_MAX;
 use self::tape::Tape;
 use crate::target::{Stream, Target};
 
@@ -77,6 +78,7 @@ pub async fn run(args: Args) -> ExitCode {
 /// How many recordings could not be written.
 async fn relay_all(args: &Args, listener: &Listener, mut stopped: watch::Receiver<bool>) -> u64 {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let writers = Arc::new(Semaphore::new(WRITERS_MAX));
     let mut relays = JoinSet::new();
     let mut failures = 0;
     let mut accepted = 0;
@@ -98,10 +100,14 @@ async fn relay_all(args: &Args, listener: &Listener, mut stopped: watch::Receive
         accepted += 1;
         let (target, out, name) = (args.target.clone(), args.out.clone(), args.name.clone());
         let stopped = stopped.clone();
+        let writers = Arc::clone(&writers);
         relays.spawn(async move {
             let tape = one(haproxy, &target, stopped).await;
+            // It is never closed.
+            let _writer = writers.acquire().await;
+            let written = write(&out, &name, accepted, tape);
             drop(place);
-            write(&out, &name, accepted, tape)
+            written
         });
         while let Some(ended) = relays.try_join_next() {
             failures += u64::from(!matches!(ended, Ok(true)));
@@ -113,10 +119,13 @@ async fn relay_all(args: &Args, listener: &Listener, mut stopped: watch::Receive
     failures
 }
 
-/// Recordings that grow in memory at the same time; the next connection waits. Each is at most
-/// [`tape::TAPE_BYTES_MAX`] and is written as a text of some six times that: 256 x 1 MiB, and 6 MiB more for each that ends
-/// at this moment.
+/// Recordings in memory at the same time, those among them that wait to be written; the next connection waits. Each is at
+/// most [`TAPE_BYTES_MAX`]: 256 x 1 MiB.
 const CONNECTIONS_MAX: usize = 256;
+
+/// Recordings that are made into text at the same time. A text is mostly three to six times what it reads, and at most
+/// [`READING_BYTES_MAX`](crate::decode::READING_BYTES_MAX) times, which a NOTIFY of empty names and nulls comes near: 2 x 64 MiB.
+const WRITERS_MAX: usize = 2;
 
 async fn one(haproxy: Stream, target: &Target, stopped: watch::Receiver<bool>) -> Tape {
     let tape = Tape::new();

@@ -9,6 +9,7 @@ use tollgate::spop::{Action, TypedData, ack, disconnect, engine, kv_list};
 
 use super::play::{ANSWER_TIMEOUT, Played};
 use super::{Outcome, Refusal};
+use crate::peer::FRAME_BYTES_MAX;
 
 /// Compares a conversation that goes well.
 pub fn answered(recording: &Recording, played: &Played) -> Outcome {
@@ -46,7 +47,7 @@ pub fn answered(recording: &Recording, played: &Played) -> Outcome {
     }
 
     let ends = |item: &What| matches!(item, What::Closed | What::Reset);
-    if played.ended && !recording.items.iter().any(|item| ends(&item.what)) {
+    if played.ended && played.too_long.is_none() && !recording.items.iter().any(|item| ends(&item.what)) {
         outcome.failures.push("the agent closed the connection; the recording goes on".to_owned());
     }
     outcome
@@ -81,6 +82,10 @@ fn begin(played: &Played) -> Outcome {
     if let Some(what) = played.missed {
         let missed = format!("within {} s the recording has {what}, and nothing came", ANSWER_TIMEOUT.as_secs());
         outcome.failures.push(missed);
+    }
+    if let Some(length) = played.too_long {
+        let most = FRAME_BYTES_MAX;
+        outcome.failures.push(format!("the agent begins a frame of {length} bytes, expected {most} at most"));
     }
     if played.unfinished > 0 {
         outcome.failures.push(format!("the agent closed inside a frame, {} bytes into it", played.unfinished));
@@ -213,10 +218,10 @@ mod tests {
 
         let other_value = ack_of(3, &[set("a", TypedData::Str(b"z"))]);
         let expected = "ACK stream 3 frame 1: variable txn.a: str \"y\" recorded, str \"z\" got";
-        assert_eq!(check(&[two.clone()], &[other_value]), (vec![], vec![expected.to_owned()]));
+        assert_eq!(check(std::slice::from_ref(&two), &[other_value]), (vec![], vec![expected.to_owned()]));
 
         let fails = |answers: &[Vec<u8>], expected: &str| {
-            assert_eq!(check(&[two.clone()], answers), (vec![expected.to_owned()], vec![]));
+            assert_eq!(check(std::slice::from_ref(&two), answers), (vec![expected.to_owned()], vec![]));
         };
         fails(&[], "no ACK stream 3 frame 1");
         fails(&[two.clone(), one], "ACK stream 1 frame 1, which is not in the recording");
@@ -228,7 +233,7 @@ mod tests {
         fails(&[ack_of(3, &more)], "ACK stream 3 frame 1: variable txn.a again 1, which is not in the recording");
         let mut goodbye = BytesMut::new();
         disconnect::encode_agent(Status::Normal, &mut goodbye);
-        let (failures, _) = check(&[two.clone()], &[goodbye.to_vec(), two.clone()]);
+        let (failures, _) = check(std::slice::from_ref(&two), &[goodbye.to_vec(), two.clone()]);
         assert_eq!(failures.len(), 3, "{failures:?}");
     }
 }

@@ -5,14 +5,13 @@ mod compare;
 mod play;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use futures_util::{StreamExt, stream};
 use serde_json::json;
-use tollgate::spop::recording::Recording;
+use tollgate::spop::recording::{Recording, Side};
 
 use crate::target::Target;
 
@@ -59,17 +58,26 @@ struct Outcome {
     differences: Vec<String>,
 }
 
-/// Plays all; 1 where an agent answered otherwise, 2 where a recording could not be read or the agent not be reached.
+/// Plays all; 1 where an agent answered otherwise, 2 where a recording could not be read or the agent not be reached, or
+/// where there was nothing to play in any.
 pub async fn run(args: Args) -> ExitCode {
     let played =
         stream::iter(&args.files).map(|file| one(&args, file)).buffered(FILES_AT_ONCE).collect::<Vec<_>>().await;
     let mut out = String::new();
     let mut report = Vec::new();
     let mut code = 0;
+    if played.iter().all(|outcome| matches!(outcome, Ok(None))) {
+        eprintln!("spop-harness: nothing to play: expected a recording in which HAProxy says something");
+        code = 2;
+    }
     for (file, outcome) in args.files.iter().zip(&played) {
         let name = file.display();
         match outcome {
-            Ok(outcome) => {
+            Ok(None) => {
+                report.push(json!({ "file": name.to_string(), "ok": null }));
+                let _ = writeln!(out, "-      {name} (nothing to play: HAProxy says nothing in it)");
+            }
+            Ok(Some(outcome)) => {
                 let failed = !outcome.failures.is_empty() || args.exact && !outcome.differences.is_empty();
                 code = code.max(u8::from(failed));
                 report.push(json!({
@@ -95,23 +103,26 @@ pub async fn run(args: Args) -> ExitCode {
     if args.json {
         out = format!("{}\n", json!({ "files": report }));
     }
-    // A reader that has seen enough, such as `head`, is no failure.
-    let _ = io::stdout().write_all(out.as_bytes());
+    out!("{out}");
     ExitCode::from(code)
 }
 
 /// An agent may hold a connection that it refused for half a second; all recordings one by one would be that many halves.
 const FILES_AT_ONCE: usize = 8;
 
-async fn one(args: &Args, file: &Path) -> Result<Outcome, String> {
+/// `None` where HAProxy does nothing in it: a frame of an agent alone, for reading.
+async fn one(args: &Args, file: &Path) -> Result<Option<Outcome>, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read: {error}"))?;
     let recording = Recording::parse(&text).map_err(|error| error.to_string())?;
+    if recording.items.iter().all(|item| item.from != Side::Haproxy) {
+        return Ok(None);
+    }
     let refused = recording.facts("refused").next().map(Refusal::parse).transpose()?;
     let played = play::play(&recording, &args.target, args.speed == Speed::Recorded, refused.is_some()).await?;
-    Ok(match refused {
+    Ok(Some(match refused {
         Some(refusal) => compare::refused(&recording, &played, refusal),
         None => compare::answered(&recording, &played),
-    })
+    }))
 }
 
 /// What a recording says that an agent does about it: `refused: 4`, or `refused: close` where no status is owed.

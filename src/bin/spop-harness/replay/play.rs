@@ -18,6 +18,8 @@ pub struct Played {
     pub ended: bool,
     /// Bytes of a frame that never became whole.
     pub unfinished: usize,
+    /// The length of a frame that no agent may send; nothing was heard after it.
+    pub too_long: Option<usize>,
     /// What the recording has at this point and the agent did not do in [`ANSWER_TIMEOUT`].
     pub missed: Option<&'static str>,
 }
@@ -82,6 +84,7 @@ impl Played {
         match peer.hear(within).await {
             Heard::Frame(frame) => self.frames.push(frame),
             Heard::Closed(unfinished) => (self.ended, self.unfinished) = (true, unfinished),
+            Heard::TooLong(length) => (self.ended, self.too_long) = (true, Some(length)),
             Heard::Reset => self.ended = true,
             Heard::Nothing => {
                 self.missed = expected;
