@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::each_line;
@@ -120,6 +121,14 @@ impl Load {
         let mut lost = Vec::new();
         for client in self.clients {
             lost.extend(client.await.unwrap());
+        }
+        if !lost.is_empty() {
+            // A connection that ended is 256 or 257, no agent up 2; 1 is a timeout, of a busy machine more than of a restart.
+            let log = self.haproxy.program.log();
+            let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let errors: Vec<_> =
+                logged.filter(|line| line["status"] == 503).map(|line| line["spoe_error"].to_string()).collect();
+            println!("HAProxy's `spoe_error` of each: {}", errors.join(" "));
         }
         // Each client waits for its answer before it asks again: where answers take too long, less is asked than the test
         // says, and what a restart costs would be measured without a load. Half is what a busy machine may keep back.
