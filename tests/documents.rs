@@ -1,8 +1,9 @@
 //! README, docs and the files of `haproxy/` say what is so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tollgate::config;
 
@@ -83,6 +84,72 @@ fn the_documents_name_files_that_are_there() {
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn the_command_lines_in_the_documents_have_flags_that_the_programs_know() {
+    let programs = [("tollgate", env!("CARGO_BIN_EXE_tollgate")), ("spop-harness", env!("CARGO_BIN_EXE_spop-harness"))];
+    let canaries = said(programs[1].1, &["fuzz", "--list-canaries"]).unwrap();
+    let canaries: BTreeSet<_> = canaries.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let (mut flags_known, mut wrong, mut checked) = (BTreeMap::new(), Vec::new(), 0);
+    for file in documents() {
+        for line in command_lines(&fs::read_to_string(&file).unwrap()) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let Some((_, program)) = programs.iter().find(|(name, _)| words[0] == *name) else { continue };
+            let subcommand = words[1];
+            let known = flags_known.entry((words[0].to_owned(), subcommand.to_owned())).or_insert_with(|| {
+                let help = said(program, &[subcommand, "--help"]).unwrap_or_default();
+                let words = help.split([' ', ',', '\n', '[', ']', '=']);
+                words.filter(|word| word.starts_with("--")).map(str::to_owned).collect::<BTreeSet<_>>()
+            });
+            let mut complain = |what: &str| wrong.push(format!("{}: {what}: {line}", file.display()));
+            // A subcommand that is not one has no help.
+            if known.is_empty() {
+                complain("no such subcommand");
+            }
+            for (index, word) in words.iter().enumerate().filter(|(_, word)| word.starts_with("--")) {
+                let (flag, value) = word.split_once('=').unwrap_or((word, words.get(index + 1).unwrap_or(&"")));
+                if !known.contains(flag) {
+                    complain(&format!("no such flag as {flag}"));
+                }
+                if flag == "--canary" && !canaries.contains(value) {
+                    complain(&format!("no such canary as {value}"));
+                }
+            }
+            checked += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(checked > 15, "only {checked} lines found");
+}
+
+/// What a program prints; `None` where it fails.
+fn said(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+/// The lines of fenced blocks that begin with the name of a program and a subcommand, without their comments; lines that
+/// end in a backslash go on in the next.
+fn command_lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for block in text.split("\n```").skip(1).step_by(2) {
+        for line in block.replace("\\\n", " ").lines().skip(1) {
+            let line = line.split(" #").next().unwrap_or_default().trim();
+            let mut words = line.split_whitespace();
+            let program = words.next().is_some_and(|word| ["tollgate", "spop-harness"].contains(&word));
+            let subcommand =
+                words.next().is_some_and(|word| word.starts_with(|first: char| first.is_ascii_lowercase()));
+            lines.extend((program && subcommand).then(|| line.to_owned()));
+        }
+    }
+    lines
+}
+
+#[test]
+fn command_lines_are_found() {
+    let text = "a\n```sh\ntollgate run --x y  # why\ntollgate.yaml is good\n```\ntollgate no\n```\n  spop-harness fuzz \\\n  --seed 1\n```\n";
+    assert_eq!(command_lines(text), ["tollgate run --x y", "spop-harness fuzz    --seed 1"]);
 }
 
 fn documents() -> Vec<PathBuf> {

@@ -11,7 +11,7 @@ use tollgate::spop::frame::FrameType;
 
 use crate::support::spop::{Peer, request};
 use crate::support::stack::Agent;
-use crate::support::{client, eventually, folder, free_port};
+use crate::support::{client, eventually, folder, free_port, haproxies};
 
 const CONFIG: &str = "
 admin: { listen: tcp:127.0.0.1:9003 }
@@ -174,7 +174,8 @@ PYTHON
     let user = Command::new("id").arg("-u").output().unwrap().stdout;
     let flags: &[&str] = if user == b"0\n" { &["-n"] } else { &["-rn"] };
     if !Command::new("unshare").args(flags).arg("true").output().is_ok_and(|tried| tried.status.success()) {
-        println!("skipped: a_peer_outside_the_allow_list: this system lets no one make a network namespace");
+        let test = "a_peer_outside_the_allow_list_is_held_and_closed_and_takes_no_place";
+        haproxies::skipped(test, "this system lets no one make a network namespace");
         return;
     }
     let run = Command::new("unshare")

@@ -14,7 +14,7 @@ use tollgate::pipeline::{Decide, Step};
 use tollgate::server;
 use tollgate::server::settings::{Listen, SpopSettings};
 use tollgate::server::socket::Listener;
-use tollgate::spop::frame::FrameType;
+use tollgate::spop::frame::{Frame, FrameType, PREFIX_BYTES};
 use tollgate::spop::{Messages, Status, disconnect, engine};
 use tollgate::telemetry::{Snapshot, Telemetry};
 
@@ -113,12 +113,48 @@ async fn a_conversation_that_arrives_byte_by_byte_is_answered() {
 #[tokio::test]
 async fn the_hello_comes_in_one_piece() {
     let server = Running::start(|_| {});
-    let mut peer = Peer::new(TcpStream::connect(server.address).await.unwrap());
-    peer.write(|out| engine::hello(16380, true, out)).await;
-    let mut piece = [0; 1024];
-    let len = peer.socket.read(&mut piece).await.unwrap();
-    assert_eq!(u32::from_be_bytes(piece[..4].try_into().unwrap()) as usize, len - 4);
+    for _ in 0..TIMES {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        send_hello(&mut socket).await;
+        assert_eq!(one_read(&mut socket).await, FrameType::AgentHello);
+    }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn the_goodbye_comes_in_one_piece() {
+    let server = Running::start(|_| {});
+    let mut haproxy_disconnect = bytes::BytesMut::new();
+    disconnect::encode_haproxy(Status::Normal, &mut haproxy_disconnect);
+    let refused: &[u8] = &[0xff; 64];
+    for last in [&haproxy_disconnect, refused] {
+        for _ in 0..TIMES {
+            let mut socket = TcpStream::connect(server.address).await.unwrap();
+            send_hello(&mut socket).await;
+            assert_eq!(one_read(&mut socket).await, FrameType::AgentHello);
+            socket.write_all(last).await.unwrap();
+            assert_eq!(one_read(&mut socket).await, FrameType::AgentDisconnect, "after {last:?}");
+        }
+    }
+    server.stop().await;
+}
+
+/// Connections that are tried: two writes do not always arrive as two reads.
+const TIMES: usize = 16;
+
+async fn send_hello(socket: &mut TcpStream) {
+    let mut hello = bytes::BytesMut::new();
+    engine::hello(16380, true, &mut hello);
+    socket.write_all(&hello).await.unwrap();
+}
+
+/// The type of the frame that one read gives, whole and alone.
+async fn one_read(socket: &mut TcpStream) -> FrameType {
+    let mut piece = [0; 1024];
+    let len = tokio::time::timeout(Duration::from_secs(5), socket.read(&mut piece)).await.unwrap().unwrap();
+    let (prefix, frame) = piece[..len].split_at_checked(PREFIX_BYTES).expect("at least a prefix");
+    assert_eq!(u32::from_be_bytes(prefix.try_into().unwrap()) as usize, frame.len());
+    Frame::decode(frame).unwrap().kind
 }
 
 #[tokio::test]

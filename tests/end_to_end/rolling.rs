@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::each_line;
 use crate::support::eventually;
 use crate::support::stack::{Agent, Haproxy};
+use crate::support::web::{self, Application};
 
-each_line! { rolling_restarts_lose_nothing, a_killed_agent_costs_little_and_not_for_long }
+each_line! { alone rolling_restarts_lose_nothing, a_killed_agent_costs_little_and_not_for_long }
 
 /// Requests a second, over this many connections.
 const RATE: u64 = 2000;
 const CLIENTS: u64 = 20;
+const PATH: &str = "/public/x";
 
 const CONFIG: &str = "
 admin: { listen: tcp:127.0.0.1:9003 }
@@ -25,7 +26,6 @@ rules:
 ";
 
 async fn rolling_restarts_lose_nothing(line: &str, program: &str) {
-    let _alone = ALONE.lock().await;
     let mut load = Load::start(program).await;
     for restart in 0..20 {
         let agent = &mut load.agents[restart % 2];
@@ -40,13 +40,12 @@ async fn rolling_restarts_lose_nothing(line: &str, program: &str) {
 }
 
 async fn a_killed_agent_costs_little_and_not_for_long(line: &str, program: &str) {
-    let _alone = ALONE.lock().await;
     let mut load = Load::start(program).await;
     let mut changes = Vec::new();
     for kill in 0..4 {
         let agent = &mut load.agents[kill % 2];
-        agent.program.kill();
         changes.push(Instant::now());
+        agent.program.kill();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         changes.push(Instant::now());
         *agent = Agent::start_on(CONFIG, &agent.spop).await;
@@ -54,23 +53,23 @@ async fn a_killed_agent_costs_little_and_not_for_long(line: &str, program: &str)
     }
     let (answered, lost) = load.stop().await;
     println!("HAProxy {line}: {answered} answered, {} lost in 4 kills", lost.len());
-    // What was in flight is asked again; at worst each client loses one.
-    assert!(lost.len() as u64 <= 4 * CLIENTS, "{} of {answered} lost", lost.len());
+    // Half of the rate is asked of the agent that dies, 1,000 a second; at 2 ms each, 2 are in flight there. They are asked
+    // again, so that 0 or 1 of all are lost. 2 for each of 4 kills is as if none were; and more than that would be lost by
+    // asking an agent that is dead, for longer than those 2 ms.
+    assert!(lost.len() <= 4 * 2, "{} of {answered} lost, first {:?}", lost.len(), lost.first());
     for lost in &lost {
         let after = changes.iter().filter_map(|change| lost.at.checked_duration_since(*change)).min().unwrap();
-        assert!(after < Duration::from_secs(1), "{lost:?} {after:?} after an agent died or came back");
+        assert!(after.max(lost.took) < Duration::from_secs(1), "{lost:?} {after:?} after an agent died or came back");
     }
 }
-
-/// Each test wants the machine for itself.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 struct Load {
     agents: [Agent; 2],
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Vec<Lost>>>,
-    app: JoinHandle<()>,
+    since: Instant,
+    _app: Application,
     haproxy: Haproxy,
 }
 
@@ -78,27 +77,28 @@ struct Load {
 #[derive(Debug)]
 #[expect(dead_code, reason = "shown where a test fails")]
 struct Lost {
+    /// When the client saw that.
     at: Instant,
+    /// How long after it asked.
+    took: Duration,
     what: String,
 }
 
 impl Load {
     async fn start(program: &str) -> Load {
         let agents = [Agent::start(CONFIG).await, Agent::start(CONFIG).await];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let app_port = listener.local_addr().unwrap().port();
-        let app = tokio::spawn(serve(listener));
+        let app = Application::start().await;
         let addresses = [agents[0].spop.as_str(), &agents[1].spop];
-        let haproxy = Haproxy::start_program(program, &addresses, &[app_port]).await;
+        let haproxy = Haproxy::start_program(program, &addresses, &[app.port]).await;
         eventually("requests are served", async || {
-            let mut client = BufReader::new(TcpStream::connect(("127.0.0.1", haproxy.port)).await.unwrap());
-            ask(&mut client).await.is_ok().then_some(())
+            let reply = web::get(haproxy.port, PATH, &[]).await;
+            reply.is_ok_and(|reply| reply.status == 200).then_some(())
         })
         .await;
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let clients =
             (0..CLIENTS).map(|_| tokio::spawn(run(haproxy.port, Arc::clone(&stop), Arc::clone(&answered)))).collect();
-        let load = Load { agents, stop, answered, clients, app, haproxy };
+        let load = Load { agents, stop, answered, clients, since: Instant::now(), _app: app, haproxy };
         load.both_up().await;
         load
     }
@@ -113,13 +113,26 @@ impl Load {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
+    /// How many requests were answered, and those that were not.
     async fn stop(self) -> (u64, Vec<Lost>) {
+        let (offered, answered) =
+            (RATE as f64 * self.since.elapsed().as_secs_f64(), self.answered.load(Ordering::Relaxed));
         self.stop.store(true, Ordering::Relaxed);
         let mut lost = Vec::new();
         for client in self.clients {
             lost.extend(client.await.unwrap());
         }
-        self.app.abort();
+        if !lost.is_empty() {
+            // A connection that ended is 256 or 257, no agent up 2; 1 is a timeout, of a busy machine more than of a restart.
+            let log = self.haproxy.program.log();
+            let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let errors: Vec<_> =
+                logged.filter(|line| line["status"] == 503).map(|line| line["spoe_error"].to_string()).collect();
+            println!("HAProxy's `spoe_error` of each: {}", errors.join(" "));
+        }
+        // Each client waits for its answer before it asks again: where answers take too long, less is asked than the test
+        // says, and what a restart costs would be measured without a load. Half is what a busy machine may keep back.
+        assert!(answered as f64 >= offered / 2.0, "{answered} answered of {offered:.0} that were to be asked");
         (self.answered.load(Ordering::Relaxed), lost)
     }
 }
@@ -128,64 +141,21 @@ impl Load {
 async fn run(port: u16, stop: Arc<AtomicBool>, answered: Arc<AtomicU64>) -> Vec<Lost> {
     let mut lost = Vec::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / (RATE / CLIENTS) as u32);
-    let mut client = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    let mut client = web::Client::connect(port).await;
     while !stop.load(Ordering::Relaxed) {
         ticks.tick().await;
-        let at = Instant::now();
-        match tokio::time::timeout(Duration::from_secs(5), ask(&mut client)).await {
-            Ok(Ok(())) => {
+        let asked = Instant::now();
+        let lose = |what| Lost { at: Instant::now(), took: asked.elapsed(), what };
+        match client.get(PATH, &[]).await {
+            Ok(reply) if reply.status == 200 => {
                 answered.fetch_add(1, Ordering::Relaxed);
             }
-            failed => {
-                let what = failed.map_or_else(|_| "no answer within 5 s".to_owned(), |asked| asked.unwrap_err());
-                lost.push(Lost { at, what });
-                client = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+            Ok(reply) => lost.push(lose(format!("{} {}", reply.status, reply.body))),
+            Err(what) => {
+                lost.push(lose(what));
+                client = web::Client::connect(port).await;
             }
         }
     }
     lost
-}
-
-async fn ask(client: &mut BufReader<TcpStream>) -> Result<(), String> {
-    let wrong = |error: std::io::Error| error.to_string();
-    client.write_all(b"GET /public/x HTTP/1.1\r\nHost: app\r\n\r\n").await.map_err(wrong)?;
-    let (mut status, mut length) = (String::new(), 0);
-    client.read_line(&mut status).await.map_err(wrong)?;
-    loop {
-        let mut line = String::new();
-        if client.read_line(&mut line).await.map_err(wrong)? == 0 {
-            return Err(format!("cut: {status}"));
-        }
-        if line == "\r\n" {
-            break;
-        }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-    }
-    let mut body = vec![0; length];
-    client.read_exact(&mut body).await.map_err(wrong)?;
-    if status.starts_with("HTTP/1.1 200") {
-        Ok(())
-    } else {
-        Err(format!("{status} {}", String::from_utf8_lossy(&body)))
-    }
-}
-
-/// An application: 200 to everything.
-async fn serve(listener: TcpListener) {
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        tokio::spawn(async move {
-            let mut stream = BufReader::new(stream);
-            let mut line = String::new();
-            while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
-                let ends = line == "\r\n";
-                line.clear();
-                if ends && stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
 }

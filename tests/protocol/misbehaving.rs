@@ -1,6 +1,7 @@
 //! An agent that misbehaves, behind the files of `haproxy/` as they ship: whatever it does, nobody gets in without a whole
 //! `allow`, nobody waits for long, and a good agent in its place is enough to serve again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -24,14 +25,24 @@ async fn whatever_an_agent_does_nobody_gets_in_without_an_allow(line: &str, prog
     served_again(&haproxy).await;
     let mut wrong = Vec::new();
     for (index, row) in rows().into_iter().enumerate() {
-        // `maxconnrate 50` of spoe-tollgate.conf must not be what refuses the row.
-        eventually("HAProxy may connect again", async || (agent.connections_in_a_second() < 20).then_some(())).await;
-        agent.play(row.script).await;
-        app.take_heads();
+        let (name, script) = (row.name, Arc::new(row.script));
         let expected = if is_old(line) { row.old } else { row.new };
-        wrong.extend(ask(&haproxy, &app, index, expected).await.err().map(|seen| format!("{}: {seen}", row.name)));
-        agent.play(good()).await;
-        served_again(&haproxy).await;
+        for time in 1..=TIMES_MAX {
+            // `maxconnrate 50` of spoe-tollgate.conf must not be what refuses the row.
+            eventually("HAProxy may connect again", async || (agent.connections_in_a_second() < 20).then_some(()))
+                .await;
+            agent.play(Arc::clone(&script)).await;
+            app.take_heads();
+            let asked = ask(&haproxy, &app, &format!("/row/{index}/{time}"), expected).await;
+            agent.play(good()).await;
+            served_again(&haproxy).await;
+            let Err(surprise) = asked else { break };
+            if !surprise.only_timeouts || time == TIMES_MAX {
+                wrong.push(format!("{name}: {}", surprise.seen));
+                break;
+            }
+            println!("HAProxy {line}: once more: {name}: {}", surprise.seen);
+        }
     }
 
     // And one that is not there at all, until another takes its port.
@@ -39,10 +50,24 @@ async fn whatever_an_agent_does_nobody_gets_in_without_an_allow(line: &str, prog
     drop(agent);
     app.take_heads();
     let gone = Refused(&[1, 2, 257]);
-    wrong.extend(ask(&haproxy, &app, 999, gone).await.err().map(|seen| format!("agent down: {seen}")));
+    let asked = ask(&haproxy, &app, "/down", gone).await;
+    wrong.extend(asked.err().map(|surprise| format!("agent down: {}", surprise.seen)));
     let _agent = Scripted::start_on(port, good());
     served_again(&haproxy).await;
     assert!(wrong.is_empty(), "HAProxy {line}:\n{}", wrong.join("\n"));
+}
+
+/// How often a row is played at most. The agent runs in the test's own process, and on a busy machine it may have no
+/// processor for the 250 ms after which HAProxy gives up with error 1. That says nothing about the row, so it is played
+/// again, twice at most, where such timeouts are all that surprises. Whatever reached the application and should not have,
+/// was refused with another error, or took too long, fails at once.
+const TIMES_MAX: u32 = 3;
+
+/// How a row differs from what is expected.
+struct Surprise {
+    /// HAProxy's timeouts in place of other ends are all there is.
+    only_timeouts: bool,
+    seen: String,
 }
 
 /// What becomes of a request.
@@ -66,17 +91,18 @@ struct Row {
 }
 
 /// Three requests at once; the error says how they differ from what is expected.
-async fn ask(haproxy: &Haproxy, app: &Application, index: usize, expected: Expected) -> Result<(), String> {
+async fn ask(haproxy: &Haproxy, app: &Application, path: &str, expected: Expected) -> Result<(), Surprise> {
     const REQUESTS: usize = 3;
     // HAProxy's `timeout processing` is 250 ms and only a connection's end is asked about again; the rest is for a busy
     // machine.
     const TOOK_MAX: Duration = Duration::from_secs(4);
-    let path = format!("/row/{index}");
-    let replies = join_all((0..REQUESTS).map(|_| web::get(haproxy.port, &path, &[]))).await;
+    // HAProxy's error for a question that was not answered in time.
+    const TIMED_OUT: i64 = 1;
+    let replies = join_all((0..REQUESTS).map(|_| web::get(haproxy.port, path, &[]))).await;
     let logged: Vec<Value> = eventually("HAProxy logs the requests", async || {
         let log = haproxy.program.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let lines: Vec<_> = lines.filter(|line| line["path"] == path.as_str()).collect();
+        let lines: Vec<_> = lines.filter(|line| line["path"] == path).collect();
         (lines.len() >= REQUESTS).then_some(lines)
     })
     .await;
@@ -87,29 +113,39 @@ async fn ask(haproxy: &Haproxy, app: &Application, index: usize, expected: Expec
         .iter()
         .map(|reply| reply.as_ref().map(|reply| (reply.status, reply.took)).map_err(String::as_str))
         .collect();
-    let as_expected = match expected {
+    let refused =
+        |reply: &web::Reply| reply.status == 403 || reply.status == 503 && reply.body.contains("agent_unreachable");
+    let served = replies.iter().flatten().filter(|reply| reply.status == 200).count();
+    let timed_out = errors.iter().filter(|error| **error == TIMED_OUT).count();
+    // Whether all is well but for timeouts, and whether it is without them.
+    let (only_timeouts, as_expected) = match expected {
         Refused(codes) => {
-            heads.is_empty()
-                && seen.iter().all(|reply| matches!(reply, Ok((503 | 403, took)) if *took < TOOK_MAX))
-                && errors.iter().all(|error| codes.contains(error))
-                && replies.iter().flatten().all(|reply| reply.status == 403 || reply.body.contains("agent_unreachable"))
+            let all_refused = heads.is_empty() && replies.iter().flatten().all(refused);
+            let known = |but: Option<i64>| errors.iter().all(|error| codes.contains(error) || Some(*error) == but);
+            (all_refused && known(Some(TIMED_OUT)), all_refused && known(None))
         }
         Served => {
-            heads.len() == REQUESTS
-                && seen.iter().all(|reply| matches!(reply, Ok((200, took)) if *took < TOOK_MAX))
-                && heads.iter().all(|head| {
-                    let identity = |line: &&str| line.to_ascii_lowercase().starts_with("x-auth-");
-                    head.lines().filter(identity).all(|line| line.to_ascii_lowercase().starts_with("x-auth-user: "))
-                })
+            let known = heads.iter().all(|head| {
+                let identity = |line: &&str| line.to_ascii_lowercase().starts_with("x-auth-");
+                head.lines().filter(identity).all(|line| line.to_ascii_lowercase().starts_with("x-auth-user: "))
+            });
+            let known = known && heads.len() == served;
+            let others_timed_out = served + timed_out == REQUESTS
+                && replies.iter().flatten().all(|reply| reply.status == 200 || refused(reply));
+            (known && others_timed_out, known && served == REQUESTS)
         }
     };
-    if as_expected {
+    let in_time = seen.iter().all(|reply| matches!(reply, Ok((_, took)) if *took < TOOK_MAX));
+    if as_expected && in_time {
         return Ok(());
     }
-    Err(format!(
-        "expected {expected:?}, saw {seen:?}, errors {errors:?}, {} reached the application {heads:?}",
-        heads.len()
-    ))
+    let reached = heads.len();
+    Err(Surprise {
+        only_timeouts: only_timeouts && in_time,
+        seen: format!(
+            "expected {expected:?}, saw {seen:?}, errors {errors:?}, {reached} reached the application {heads:?}"
+        ),
+    })
 }
 
 /// Waits until a request is served; "some seconds" is what an agent's restart may cost.

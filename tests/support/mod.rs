@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The checkout.
 pub fn root() -> &'static Path {
@@ -137,6 +138,20 @@ pub async fn listening(port: u16, program: &mut Program) {
         assert!(Instant::now() < until, "{} does not listen on {port}:\n{}", program.name, program.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Keeps heavy load and what is sensitive to it apart.
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// For a test that puts heavy load on the machine: until the value is dropped, no other such test runs, nor one that is
+/// [`not_alone`].
+pub async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// For a test that heavy load would fail, because HAProxy's timeouts pass: runs beside others of its kind.
+pub async fn not_alone() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
 }
 
 /// A folder of the test's own.

@@ -125,8 +125,8 @@ struct Playing {
 }
 
 impl Playing {
-    fn new(script: Script) -> Playing {
-        Playing { script: Arc::new(script), over: CancellationToken::new(), running: TaskTracker::new() }
+    fn new(script: Arc<Script>) -> Playing {
+        Playing { script, over: CancellationToken::new(), running: TaskTracker::new() }
     }
 }
 
@@ -143,7 +143,7 @@ impl Scripted {
         let listener = socket.listen(1024).unwrap();
         let agent = Scripted {
             port: listener.local_addr().unwrap().port(),
-            script: Arc::new(Mutex::new(Playing::new(script))),
+            script: Arc::new(Mutex::new(Playing::new(script.into()))),
             asked: Arc::default(),
             opened: Arc::default(),
             door: CancellationToken::new(),
@@ -156,8 +156,8 @@ impl Scripted {
 
     /// Puts another agent in its place. When this returns, HAProxy has seen the end of the connections of the one before;
     /// new ones get the new script.
-    pub async fn play(&self, script: Script) {
-        let before = std::mem::replace(&mut *self.script.lock().unwrap(), Playing::new(script));
+    pub async fn play(&self, script: impl Into<Arc<Script>>) {
+        let before = std::mem::replace(&mut *self.script.lock().unwrap(), Playing::new(script.into()));
         before.over.cancel();
         before.running.close();
         before.running.wait().await;
