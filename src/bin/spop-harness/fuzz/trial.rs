@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use tollgate::spop::frame::{Frame, PREFIX_BYTES};
+use tollgate::spop::frame::PREFIX_BYTES;
 use tollgate::spop::recording::Recording;
 
 use super::PATIENCE;
@@ -141,8 +141,9 @@ async fn beside(witness: &mut Witness, calm: &Calm, target: &Target, patience: D
 pub async fn minimise(ground: &mut Ground, calm: &Calm, script: &Script, symptom: &Symptom) -> Kept {
     let mut search = Search { ground, calm, script, symptom, tries: 0, until: Instant::now() + MINIMISE_TIME };
     let mut kept = Kept::all(script);
-    let mut size = kept.0.len().div_ceil(2);
+    let mut size = kept.0.len().div_ceil(2).max(1);
     while size > 0 {
+        let before = kept.0.len();
         let mut at = 0;
         while at < kept.0.len() && kept.0.len() > 1 {
             let mut less = kept.clone();
@@ -150,10 +151,15 @@ pub async fn minimise(ground: &mut Ground, calm: &Calm, script: &Script, symptom
             if !less.0.is_empty() && search.shows(&less).await {
                 kept = less;
             } else {
-                at += size;
+                at += if size > FRAGMENTS { size } else { 1 };
             }
         }
-        size = if size == 1 { 0 } else { size.div_ceil(2) };
+        size = match size {
+            // What came before an event that went may go too now.
+            1 if kept.0.len() < before => 1,
+            ..=FRAGMENTS => size - 1,
+            _ => size.div_ceil(2).max(FRAGMENTS),
+        };
     }
     for index in 0..kept.0.len() {
         let Some(Step::Write { bytes, .. }) = script.steps.get(kept.0[index].step) else { continue };
@@ -205,10 +211,16 @@ impl Search<'_> {
     }
 }
 
-/// Of a frame: prefix, type, flags and identifiers.
+/// Of a frame: prefix, type, flags and identifiers, also those that are too large for one.
 fn head_len(bytes: &[u8]) -> Option<usize> {
-    let frame = Frame::decode(bytes.get(PREFIX_BYTES..)?).ok()?;
-    Some(bytes.len() - frame.payload.len())
+    let mut rest = bytes.get(PREFIX_BYTES + 5..)?.iter();
+    for _identifier in 0..2 {
+        // Section 3.1: from 240 on more bytes follow, the last of them below 128.
+        if *rest.next()? >= 240 {
+            rest.find(|byte| **byte < 128)?;
+        }
+    }
+    Some(bytes.len() - rest.len())
 }
 
 /// The first bytes, as the one range that is kept.
@@ -239,6 +251,10 @@ fn without(ranges: &[Range<usize>], gone: Range<usize>) -> Vec<Range<usize>> {
     left
 }
 
+/// Events that go together, or not at all: the fragments of a NOTIFY are mostly no more. So many in a row, and fewer, are
+/// tried from every event on.
+const FRAGMENTS: usize = 8;
+
 /// Enough for a dozen frames of some hundred bytes each.
 const TRIES_MAX: usize = 600;
 
@@ -254,6 +270,22 @@ const REVIVAL_TIME: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_is_found_before_its_payload_whatever_its_identifiers() {
+        let prefix_to_flags = [0, 0, 0, 99, 3, 0, 0, 0, 1];
+        for (identifiers, expected) in [
+            (&[1, 1][..], Some(11)),
+            (&[240, 0, 1], Some(12)),
+            (&[0xff; 12], None),
+            (&[&[0xff; 20][..], &[0, 1]].concat(), Some(31)),
+            (&[1], None),
+            (&[], None),
+        ] {
+            let payload: &[u8] = if expected.is_some() { b"payload" } else { b"" };
+            assert_eq!(head_len(&[&prefix_to_flags, identifiers, payload].concat()), expected, "{identifiers:?}");
+        }
+    }
 
     #[test]
     fn taking_bytes_out_leaves_the_others() {
