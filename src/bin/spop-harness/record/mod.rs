@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tollgate::spop::recording::Side;
 
 pub use self::tape::TAPE_BYTES_MAX;
 use self::tape::Tape;
@@ -132,6 +133,13 @@ async fn one(haproxy: Stream, target: &Target, stopped: watch::Receiver<bool>) -
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, target.connect());
     match connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(agent) => relay::relay(haproxy, agent, tape, stopped).await,
+        // It had accepted, and was gone before that was noticed here; nobody listening would be a refusal.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            relay::reset(haproxy);
+            let mut tape = tape;
+            tape.reset(Side::Agent);
+            tape
+        }
         Err(error) => {
             relay::reset(haproxy);
             tape.ended_by(format!("The agent could not be reached: {error}."))
