@@ -187,7 +187,11 @@ PYTHON
         .unwrap();
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
     assert!(run.status.success(), "{}\n{log}", String::from_utf8_lossy(&run.stderr));
-    assert_eq!(log.matches("outside `spop.allow_from`").count(), 1, "five strangers, and one line in ten seconds: {log}");
+    assert_eq!(
+        log.matches("outside `spop.allow_from`").count(),
+        1,
+        "five strangers, and one line in ten seconds: {log}"
+    );
 }
 
 /// What a process has used of the processors, by the kernel's count of hundredths of a second.

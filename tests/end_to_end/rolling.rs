@@ -26,40 +26,69 @@ rules:
 ";
 
 async fn rolling_restarts_lose_nothing(line: &str, program: &str) {
-    let mut load = Load::start(program).await;
-    for restart in 0..20 {
-        let agent = &mut load.agents[restart % 2];
-        agent.program.signal("TERM");
-        assert_eq!(agent.program.wait(Duration::from_secs(10)), Some(0), "a drain ends well");
-        *agent = Agent::start_on(CONFIG, &agent.spop).await;
-        load.both_up().await;
+    for last in [false, false, true] {
+        let mut load = Load::start(program).await;
+        for restart in 0..20 {
+            let agent = &mut load.agents[restart % 2];
+            agent.program.signal("TERM");
+            assert_eq!(agent.program.wait(Duration::from_secs(10)), Some(0), "a drain ends well");
+            *agent = Agent::start_on(CONFIG, &agent.spop).await;
+            load.both_up().await;
+        }
+        let result = load.stop().await;
+        println!("HAProxy {line}: {} answered, {} lost in 20 restarts", result.answered, result.lost.len());
+        if result.lost.is_empty() {
+            return;
+        }
+        assert!(result.starved() && !last, "{result:?}");
     }
-    let (answered, lost) = load.stop().await;
-    println!("HAProxy {line}: {answered} answered, {} lost in 20 restarts", lost.len());
-    assert!(lost.is_empty(), "{} of {answered} lost, first {:?}", lost.len(), lost.first());
 }
 
 async fn a_killed_agent_costs_little_and_not_for_long(line: &str, program: &str) {
-    let mut load = Load::start(program).await;
-    let mut changes = Vec::new();
-    for kill in 0..4 {
-        let agent = &mut load.agents[kill % 2];
-        changes.push(Instant::now());
-        agent.program.kill();
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        changes.push(Instant::now());
-        *agent = Agent::start_on(CONFIG, &agent.spop).await;
-        load.both_up().await;
+    for last in [false, false, true] {
+        let mut load = Load::start(program).await;
+        let mut changes = Vec::new();
+        for kill in 0..4 {
+            let agent = &mut load.agents[kill % 2];
+            changes.push(Instant::now());
+            agent.program.kill();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            changes.push(Instant::now());
+            *agent = Agent::start_on(CONFIG, &agent.spop).await;
+            load.both_up().await;
+        }
+        let result = load.stop().await;
+        println!("HAProxy {line}: {} answered, {} lost in 4 kills", result.answered, result.lost.len());
+        // Half of the rate is asked of the agent that dies, 1,000 a second; at 2 ms each, 2 are in flight there. They are
+        // asked again, so that 0 or 1 of all are lost. 2 for each of 4 kills is as if none were; and more than that would be
+        // lost by asking an agent that is dead, for longer than those 2 ms.
+        let few = result.lost.len() <= 4 * 2;
+        let soon = result.lost.iter().all(|lost| {
+            let after = changes.iter().filter_map(|change| lost.at.checked_duration_since(*change)).min();
+            after.is_some_and(|after| after.max(lost.took) < Duration::from_secs(1))
+        });
+        if few && soon {
+            return;
+        }
+        assert!(result.starved() && !last, "{result:?}");
     }
-    let (answered, lost) = load.stop().await;
-    println!("HAProxy {line}: {answered} answered, {} lost in 4 kills", lost.len());
-    // Half of the rate is asked of the agent that dies, 1,000 a second; at 2 ms each, 2 are in flight there. They are asked
-    // again, so that 0 or 1 of all are lost. 2 for each of 4 kills is as if none were; and more than that would be lost by
-    // asking an agent that is dead, for longer than those 2 ms.
-    assert!(lost.len() <= 4 * 2, "{} of {answered} lost, first {:?}", lost.len(), lost.first());
-    for lost in &lost {
-        let after = changes.iter().filter_map(|change| lost.at.checked_duration_since(*change)).min().unwrap();
-        assert!(after.max(lost.took) < Duration::from_secs(1), "{lost:?} {after:?} after an agent died or came back");
+}
+
+/// What became of a load.
+#[derive(Debug)]
+struct Outcome {
+    answered: u64,
+    lost: Vec<Lost>,
+    /// HAProxy's `spoe_error` of each request that it refused.
+    errors: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether all that was lost had waited for HAProxy's whole timeout: a connection that ended is 256 or 257, no agent up
+    /// is 2, and 1 is a timeout, of a machine that gave nobody a processor for a quarter of a second. Such a run says
+    /// nothing and is made again; what a restart really loses, it loses in each.
+    fn starved(&self) -> bool {
+        !self.errors.is_empty() && self.errors.iter().all(|error| error == "\"1\"" || error == "1")
     }
 }
 
@@ -113,8 +142,7 @@ impl Load {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
-    /// How many requests were answered, and those that were not.
-    async fn stop(self) -> (u64, Vec<Lost>) {
+    async fn stop(self) -> Outcome {
         let (offered, answered) =
             (RATE as f64 * self.since.elapsed().as_secs_f64(), self.answered.load(Ordering::Relaxed));
         self.stop.store(true, Ordering::Relaxed);
@@ -122,18 +150,13 @@ impl Load {
         for client in self.clients {
             lost.extend(client.await.unwrap());
         }
-        if !lost.is_empty() {
-            // A connection that ended is 256 or 257, no agent up 2; 1 is a timeout, of a busy machine more than of a restart.
-            let log = self.haproxy.program.log();
-            let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let errors: Vec<_> =
-                logged.filter(|line| line["status"] == 503).map(|line| line["spoe_error"].to_string()).collect();
-            println!("HAProxy's `spoe_error` of each: {}", errors.join(" "));
-        }
+        let log = self.haproxy.program.log();
+        let logged = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let errors = logged.filter(|line| line["status"] == 503).map(|line| line["spoe_error"].to_string()).collect();
         // Each client waits for its answer before it asks again: where answers take too long, less is asked than the test
         // says, and what a restart costs would be measured without a load. Half is what a busy machine may keep back.
         assert!(answered as f64 >= offered / 2.0, "{answered} answered of {offered:.0} that were to be asked");
-        (self.answered.load(Ordering::Relaxed), lost)
+        Outcome { answered: self.answered.load(Ordering::Relaxed), lost, errors }
     }
 }
 
