@@ -29,7 +29,7 @@ bench: ## microbenchmarks of decode, decide and encode
 
 # cargo-fuzz asks for sanitizers, which the stable compiler has and keeps behind this variable.
 fuzz: ## coverage-guided fuzzing of the protocol, SECONDS_EACH=300 for each target; needs a C++ compiler
-	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked --version 0.13.2 cargo-fuzz
 	for target in decode connection; do \
 	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- \
 	    -dict=fuzz/spop.dict -max_len=4096 -max_total_time=$(SECONDS_EACH) -print_final_stats=1 || exit 1; \

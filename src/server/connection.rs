@@ -29,7 +29,7 @@ use crate::spop::{Agent, Close, Event, Pending, Status};
 use crate::telemetry::{Telemetry, TimedOut};
 
 /// What every connection shares.
-pub(super) struct Shared {
+pub(super) struct Server {
     pub(super) decide: Arc<dyn Decide>,
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
@@ -48,9 +48,9 @@ pub(super) struct Shared {
 }
 
 /// Serves one connection until it ends; it is closed unless HELLO comes within `hello_timeout`.
-pub(super) async fn serve(socket: Socket, peer: Option<SocketAddr>, shared: Arc<Shared>, hello_timeout: Duration) {
+pub(super) async fn serve(socket: Socket, peer: Option<SocketAddr>, server: Arc<Server>, hello_timeout: Duration) {
     let mut connection = Connection {
-        agent: Agent::new(shared.settings.frame_bytes_max).with_in_flight_max(shared.settings.in_flight_max),
+        agent: Agent::new(server.settings.frame_bytes_max).with_in_flight_max(server.settings.in_flight_max),
         waiting: FuturesUnordered::new(),
         waiting_bytes: 0,
         scratch: Scratch::default(),
@@ -61,7 +61,7 @@ pub(super) async fn serve(socket: Socket, peer: Option<SocketAddr>, shared: Arc<
         sent: 0,
         socket,
         peer,
-        shared,
+        server,
     };
     // Resets are how HAProxy ends health checks and surplus connections; there is nothing to report.
     if let Err(error) = connection.run(hello_timeout).await {
@@ -86,7 +86,7 @@ struct Connection {
     ended: bool,
     /// ACK bytes that the socket took so far.
     sent: u64,
-    shared: Arc<Shared>,
+    server: Arc<Server>,
 }
 
 type Waiting = Pin<Box<dyn Future<Output = Waited> + Send>>;
@@ -101,15 +101,15 @@ struct Waited {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.share.set(0, &self.shared.memory);
+        self.share.set(0, &self.server.memory);
     }
 }
 
 impl Connection {
     async fn run(&mut self, hello_timeout: Duration) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let settings = &shared.settings;
-        let now = || shared.clock.now().instant();
+        let server = Arc::clone(&self.server);
+        let settings = &server.settings;
+        let now = || server.clock.now().instant();
         let (mut hello, mut frame, mut write, mut rest) =
             (Watch::default(), Watch::default(), Watch::default(), Watch::default());
         let mut quiet = None;
@@ -176,8 +176,8 @@ impl Connection {
             // The alarm before the socket: a peer that sends without end must not outrun what it owes.
             tokio::select! {
                 biased;
-                () = shared.abandon.cancelled() => return Ok(()),
-                () = shared.stop.cancelled(), if !stopping => quiet = Some(now() + QUIET),
+                () = server.abandon.cancelled() => return Ok(()),
+                () = server.stop.cancelled(), if !stopping => quiet = Some(now() + QUIET),
                 Some(waited) = self.waiting.next(), if !self.waiting.is_empty() => {
                     self.answer_waited(waited);
                     self.answer_finished();
@@ -189,15 +189,15 @@ impl Connection {
                     // Without a word: HAProxy from 3.1 on waits for its whole timeout after a DISCONNECT here, and tries again
                     // at once after a close.
                     if passed(hello.until) {
-                        shared.telemetry.timed_out(TimedOut::Hello);
+                        server.telemetry.timed_out(TimedOut::Hello);
                         return Ok(());
                     }
                     if passed(write.until) {
-                        shared.telemetry.timed_out(TimedOut::Write);
+                        server.telemetry.timed_out(TimedOut::Write);
                         return Ok(());
                     }
                     if passed(frame.until) {
-                        shared.telemetry.timed_out(TimedOut::Frame);
+                        server.telemetry.timed_out(TimedOut::Frame);
                         self.agent.disconnect(Status::Timeout, Close::Held);
                     }
                     yields |= passed(rest.until);
@@ -206,8 +206,8 @@ impl Connection {
                         quiet = Some(now + QUIET);
                     }
                 }
-                () = shared.places.wanted(), if yields => {
-                    shared.telemetry.timed_out(TimedOut::Rest);
+                () = server.places.wanted(), if yields => {
+                    server.telemetry.timed_out(TimedOut::Rest);
                     self.agent.handle_stop();
                 }
                 ready = self.socket.ready(read, unsent > 0), if read || unsent > 0 => {
@@ -230,7 +230,7 @@ impl Connection {
     /// Whether questions are taken at all. A peer that does not take its ACKs is not asked for more of them.
     fn hears(&mut self) -> bool {
         let unsent = self.agent.unsent().len();
-        self.agent.poll_close().is_none() && !self.agent.is_full() && unsent < self.shared.settings.unsent_bytes_max
+        self.agent.poll_close().is_none() && !self.agent.is_full() && unsent < self.server.settings.unsent_bytes_max
     }
 
     /// Whether more bytes are of use: all that came was looked at, and there may be more.
@@ -241,13 +241,13 @@ impl Connection {
     /// Waits in line with the others that ask much, and answers meanwhile what was decided meanwhile; the turn is over when
     /// what this gives is dropped. `None` where the agent ends.
     async fn stand_in_line(&mut self) -> io::Result<Option<OwnedSemaphorePermit>> {
-        let shared = Arc::clone(&self.shared);
-        let turn = Arc::clone(&shared.turns).acquire_owned();
+        let server = Arc::clone(&self.server);
+        let turn = Arc::clone(&server.turns).acquire_owned();
         tokio::pin!(turn);
         loop {
             tokio::select! {
                 biased;
-                () = shared.abandon.cancelled() => return Ok(None),
+                () = server.abandon.cancelled() => return Ok(None),
                 Some(waited) = self.waiting.next(), if !self.waiting.is_empty() => {
                     self.answer_waited(waited);
                     self.answer_finished();
@@ -267,10 +267,10 @@ impl Connection {
     async fn hold(&mut self) {
         self.waiting.clear();
         self.agent.shrink(0);
-        self.share.set(0, &self.shared.memory);
+        self.share.set(0, &self.server.memory);
         tokio::select! {
             () = tokio::time::sleep(HOLD) => {}
-            () = self.shared.abandon.cancelled() => {}
+            () = self.server.abandon.cancelled() => {}
         }
     }
 
@@ -294,7 +294,7 @@ impl Connection {
                 self.take_events();
                 // What was filled may not be all there is.
                 if self.more || read == spare {
-                    self.greedy_until = Some(self.shared.clock.now().instant() + IN_LINE);
+                    self.greedy_until = Some(self.server.clock.now().instant() + IN_LINE);
                 }
             }
         }
@@ -308,11 +308,11 @@ impl Connection {
 
     /// Tells the others what this connection holds.
     fn account(&mut self) {
-        self.share.set(self.held(), &self.shared.memory);
+        self.share.set(self.held(), &self.server.memory);
     }
 
     fn may_grow(&self, by: usize) -> bool {
-        self.share.may_hold(self.held() + by, &self.shared.memory)
+        self.share.may_hold(self.held() + by, &self.server.memory)
     }
 
     /// Decides what has arrived, as much as one turn takes: a peer that asks without end must leave the thread to others.
@@ -338,16 +338,16 @@ impl Connection {
                     continue;
                 }
                 Event::Refused { status } => {
-                    self.shared.telemetry.protocol_error();
-                    if let Some(times) = self.shared.broken.say(self.shared.clock.now()) {
+                    self.server.telemetry.protocol_error();
+                    if let Some(times) = self.server.broken.say(self.server.clock.now()) {
                         let peer = Peer(self.peer);
                         tracing::warn!(%peer, status = status.message(), times, "a peer broke SPOP");
                     }
                     continue;
                 }
             };
-            let now = self.shared.clock.now();
-            let decide = &self.shared.decide;
+            let now = self.server.clock.now();
+            let decide = &self.server.decide;
             match catch_unwind(AssertUnwindSafe(|| decide.decide(&messages, now))) {
                 Ok(Step::Done(decision)) => self.answer(pending, &decision, now),
                 Ok(Step::Wait(decision)) => {
@@ -380,20 +380,20 @@ impl Connection {
         bytes: usize,
     ) {
         self.waiting_bytes += bytes;
-        let shared = Arc::clone(&self.shared);
-        let deadline = tokio::time::sleep(shared.decide.deadline());
+        let server = Arc::clone(&self.server);
+        let deadline = tokio::time::sleep(server.decide.deadline());
         let decision = AssertUnwindSafe(decision).catch_unwind();
         self.waiting.push(Box::pin(async move {
             tokio::pin!(deadline);
             let decision = match futures_util::future::select(decision, deadline).await {
                 Either::Left((Ok(decision), _)) => decision,
                 Either::Left((Err(_), _)) => {
-                    shared.telemetry.panicked();
-                    shared.decide.without_stages(Reason::Internal, asked)
+                    server.telemetry.panicked();
+                    server.decide.without_stages(Reason::Internal, asked)
                 }
                 Either::Right(_) => {
-                    shared.telemetry.late();
-                    shared.decide.without_stages(Reason::DeadlineExceeded, asked)
+                    server.telemetry.late();
+                    server.decide.without_stages(Reason::DeadlineExceeded, asked)
                 }
             };
             Waited { pending, decision, asked, bytes }
@@ -418,22 +418,22 @@ impl Connection {
             Ok(answer) => {
                 let fits = self.agent.ack(pending, &answer.actions);
                 if answer.trimmed || !fits {
-                    self.shared.telemetry.trimmed();
+                    self.server.telemetry.trimmed();
                 }
             }
             Err(_) => {
                 // An answer without a verdict is a refusal.
-                self.shared.telemetry.panicked();
+                self.server.telemetry.panicked();
                 self.agent.ack(pending, &[]);
             }
         }
-        let latency = self.shared.clock.now().instant().saturating_duration_since(asked.instant());
-        self.shared.telemetry.decided(decision, latency);
+        let latency = self.server.clock.now().instant().saturating_duration_since(asked.instant());
+        self.server.telemetry.decided(decision, latency);
     }
 
     fn panicked(&self, now: Now) -> Decision {
-        self.shared.telemetry.panicked();
-        self.shared.decide.without_stages(Reason::Internal, now)
+        self.server.telemetry.panicked();
+        self.server.decide.without_stages(Reason::Internal, now)
     }
 
     /// Writes as much as the socket takes.

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::pipeline::Decide;
 use crate::supervise;
 use crate::telemetry::Telemetry;
-use connection::Shared;
+use connection::Server;
 use memory::Memory;
 use places::Places;
 use settings::SpopSettings;
@@ -45,7 +45,7 @@ pub async fn serve(
     let memory = Memory::new(telemetry.buffered(), settings.buffered_bytes_max);
     let (stopped, abandoned) = (stop.clone(), abandon.clone());
     let turns = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
-    let shared = Arc::new(Shared {
+    let server = Arc::new(Server {
         decide,
         clock,
         telemetry,
@@ -62,15 +62,15 @@ pub async fn serve(
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
-            let (shared, connections) = (Arc::clone(&shared), connections.clone());
+            let (server, connections) = (Arc::clone(&server), connections.clone());
             let refusals = Arc::clone(&refusals);
             tokio::spawn(async move {
                 tokio::select! {
-                    () = supervise::run("accept", || accept(&listener, &shared, &refusals, &connections)) => {}
-                    () = shared.stop.cancelled() => {}
+                    () = supervise::run("accept", || accept(&listener, &server, &refusals, &connections)) => {}
+                    () = server.stop.cancelled() => {}
                 }
                 // Closing resets what waits in the listen queue, with the question it brought; so that is taken first.
-                let rest = accept(&listener, &shared, &refusals, &connections);
+                let rest = accept(&listener, &server, &refusals, &connections);
                 let _ = tokio::time::timeout(QUEUE_DRAIN, rest).await;
                 // The listener goes here: health checks fail from now on, so HAProxy sends its requests elsewhere.
             })
@@ -95,7 +95,7 @@ struct Refusals {
     said: Sparing,
 }
 
-async fn accept(listener: &Listener, shared: &Arc<Shared>, refusals: &Arc<Refusals>, connections: &TaskTracker) {
+async fn accept(listener: &Listener, server: &Arc<Server>, refusals: &Arc<Refusals>, connections: &TaskTracker) {
     let mut short = false;
     loop {
         let (socket, peer) = match listener.accept().await {
@@ -113,13 +113,13 @@ async fn accept(listener: &Listener, shared: &Arc<Shared>, refusals: &Arc<Refusa
                 continue;
             }
         };
-        if let Some(peer) = peer.filter(|peer| !may_connect(*peer, &shared.settings.allow_from)) {
-            shared.telemetry.connection_refused();
+        if let Some(peer) = peer.filter(|peer| !may_connect(*peer, &server.settings.allow_from)) {
+            server.telemetry.connection_refused();
             // With so many of them held, one more is closed at once.
             if let Ok(held) = Arc::clone(&refusals.room).try_acquire_owned() {
-                let (refusals, shared) = (Arc::clone(refusals), Arc::clone(shared));
+                let (refusals, server) = (Arc::clone(refusals), Arc::clone(server));
                 connections.spawn(async move {
-                    refuse(socket, peer, &refusals.said, &shared).await;
+                    refuse(socket, peer, &refusals.said, &server).await;
                     drop(held);
                 });
             }
@@ -127,13 +127,13 @@ async fn accept(listener: &Listener, shared: &Arc<Shared>, refusals: &Arc<Refusa
         }
         // At the bound this one waits here and the next ones in the listen queue: HAProxy sees a slow answer, not a refusal
         // that it would repeat thousands of times a second.
-        let Some(place) = shared.places.take(&shared.clock).await else { return };
-        let shared = Arc::clone(shared);
+        let Some(place) = server.places.take(&server.clock).await else { return };
+        let server = Arc::clone(server);
         // HAProxy says HELLO at once.
-        let hello_timeout = shared.settings.hello_timeout / if shared.places.are_few() { 10 } else { 1 };
+        let hello_timeout = server.settings.hello_timeout / if server.places.are_few() { 10 } else { 1 };
         connections.spawn(async move {
-            let _connected = shared.telemetry.connected();
-            connection::serve(socket, peer, shared, hello_timeout).await;
+            let _connected = server.telemetry.connected();
+            connection::serve(socket, peer, server, hello_timeout).await;
             drop(place);
         });
     }
@@ -141,13 +141,13 @@ async fn accept(listener: &Listener, shared: &Arc<Shared>, refusals: &Arc<Refusa
 
 /// Holds a peer that may not connect for a moment, then closes: closed at once, HAProxy 2.6 to 3.0 comes back a thousand
 /// times a second.
-async fn refuse(socket: Socket, peer: SocketAddr, refused: &Sparing, shared: &Shared) {
-    if let Some(times) = refused.say(shared.clock.now()) {
+async fn refuse(socket: Socket, peer: SocketAddr, refused: &Sparing, server: &Server) {
+    if let Some(times) = refused.say(server.clock.now()) {
         tracing::warn!(%peer, times, "a peer outside `spop.allow_from` is refused");
     }
     tokio::select! {
         () = tokio::time::sleep(connection::HOLD) => {}
-        () = shared.stop.cancelled() => {}
+        () = server.stop.cancelled() => {}
     }
     drop(socket);
 }

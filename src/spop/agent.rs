@@ -405,11 +405,11 @@ impl Budget {
 
     fn of(max_frame_size: u32, pipelining: bool, old_engine: bool) -> Budget {
         let whole = max_frame_size as usize - 1;
-        let shared = ((max_frame_size as usize + PREFIX_BYTES) / Budget::UNREAD_ACKS_MAX).saturating_sub(PREFIX_BYTES);
+        let each = ((max_frame_size as usize + PREFIX_BYTES) / Budget::UNREAD_ACKS_MAX).saturating_sub(PREFIX_BYTES);
         match (pipelining, old_engine) {
             (true, true) => Budget { ack_bytes_max: whole, pipelining: true },
-            (true, false) if shared >= Budget::PIPELINED_ACK_BYTES_MIN => {
-                Budget { ack_bytes_max: shared, pipelining: true }
+            (true, false) if each >= Budget::PIPELINED_ACK_BYTES_MIN => {
+                Budget { ack_bytes_max: each, pipelining: true }
             }
             _ => Budget { ack_bytes_max: whole, pipelining: false },
         }
