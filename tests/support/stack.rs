@@ -1,6 +1,7 @@
 //! The parts of a deployment: application, provider, Redis, agent, HAProxy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -60,7 +61,6 @@ impl App {
 pub struct Idp {
     pub issuer: String,
     _program: Program,
-    _folder: TempDir,
 }
 
 impl Idp {
@@ -69,8 +69,10 @@ impl Idp {
     }
 
     pub async fn start_on(port: u16) -> Idp {
-        let folder = folder();
-        let log = folder.path().join("idp.log");
+        // The shared one lives as long as the process and is never dropped, and so would a folder of its own be.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("idp-{number}.log"));
         let server = root().join("tests/support/idp/server.mjs");
         let port = port.to_string();
         let command = ["node", server.to_str().unwrap(), "--port", &port];
@@ -86,7 +88,7 @@ impl Idp {
             }))
         })
         .await;
-        Idp { issuer, _program: program, _folder: folder }
+        Idp { issuer, _program: program }
     }
 
     /// An access token; see server.mjs for what may be asked.
