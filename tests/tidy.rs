@@ -36,7 +36,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("SystemTime::now", &["clock.rs"], "a request is decided on one `Now`"),
     ("UNIX_EPOCH", &["clock.rs"], "a request is decided on one `Now`"),
     ("nom::", &["spop/"], "nom is spop's own affair"),
-    ("reqwest", &["identity/provider.rs"], "outbound HTTP has one place"),
+    ("reqwest", &["identity/outbound.rs"], "outbound HTTP has one place"),
     (" redis::", &["limit/redis.rs"], "Redis has one place"),
     ("WWW-Authenticate", &["respond.rs"], "HTTP's words for a refusal have one place"),
     ("prometheus_client", &["telemetry.rs"], "metric names have one place"),

@@ -73,7 +73,7 @@ impl Config {
             if let Some(path) = &written.jwks_file {
                 put(out, format_args!("    jwks_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
             }
-            put(out, format_args!("    insecure: {}\n", issuer.insecure));
+            put(out, format_args!("    insecure: {}\n", issuer.outbound.insecure));
             put(out, format_args!("    algorithms: {}\n", list(issuer.algorithms.iter().map(|known| known.name()))));
             let claims = &issuer.claims;
             *out += "    claims:\n";

@@ -10,7 +10,9 @@ use url::Url;
 use super::file::Kind;
 use super::read::{At, Section, quote};
 use crate::identity::presets::{self, PRESET_NAMES};
-use crate::identity::settings::{Algorithm, CacheSettings, ClaimMap, ClaimPath, IssuerSettings, KeyOrigin};
+use crate::identity::settings::{
+    Algorithm, CacheSettings, ClaimMap, ClaimPath, IssuerSettings, KeyOrigin, OutboundSettings,
+};
 
 /// An issuer, and what its settings do not say any more.
 #[derive(Debug)]
@@ -92,7 +94,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
             issuer: url_at?.as_text()?.to_owned(),
             audiences,
             keys,
-            insecure: insecure?,
+            outbound: OutboundSettings { insecure: insecure? },
             algorithms,
             claims: claims?,
             require,

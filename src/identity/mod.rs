@@ -3,7 +3,8 @@
 //! Reading order: `identities` (the stage itself), `credential` (what was presented), `token` (strict reading of a
 //! compact JWS, by `json`), `keys` (what may verify it), `claims` (what it must say, and what it says about the caller),
 //! `groups` (issuer-qualified group names to policy groups), `cache` (tokens seen before), `source` (an issuer's keys
-//! over time), `provider` (where they come from; the only outbound HTTP), `presets` (what well-known providers write).
+//! over time), `provider` (where they come from), `outbound` (the only outbound HTTP), `presets` (what well-known providers
+//! write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
@@ -15,6 +16,7 @@ pub mod groups;
 mod identities;
 mod json;
 mod keys;
+mod outbound;
 pub mod presets;
 mod provider;
 mod rejection;

@@ -1,116 +1,44 @@
-//! An issuer's discovery document and key set, over HTTP. The only outbound HTTP there is.
-//!
-//! A provider's document can name any URL, and a DNS name any address, so both are checked where the connection is
-//! made: https and public addresses only, unless the operator said `insecure` for that issuer. No redirect is followed,
-//! and no proxy taken from the environment.
-
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+//! What an OpenID provider publishes: its discovery document and, through it, its key set.
 
 use openidconnect::core::CoreProviderMetadata;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::json;
 use super::keys::{self, KeySetError};
-
-/// A client for one attempt. Loads the system's certificates, which takes milliseconds: call it where blocking is
-/// allowed. A new one each time costs nothing at one attempt a minute, keeps no connection open in between, and picks up
-/// certificates that the operator has replaced.
-pub(crate) fn client(insecure: bool) -> Result<reqwest::Client, FetchError> {
-    let client = reqwest::Client::builder()
-        .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .https_only(!insecure)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TOTAL_TIMEOUT);
-    let client = if insecure { client } else { client.dns_resolver(std::sync::Arc::new(PublicResolver)) };
-    client.build().map_err(FetchError::Client)
-}
+use super::outbound::{Ask, Client, FetchError, Fetched, host_of};
 
 /// Reads the discovery document (OpenID Connect Discovery 1.0, section 4) of the issuer at `issuer_url` and gives its
 /// `jwks_uri`. `issuer` is what the document must call itself, byte for byte (section 4.3).
-pub(crate) async fn discover(
-    client: &reqwest::Client,
-    issuer_url: &Url,
-    issuer: &str,
-    insecure: bool,
-) -> Result<Url, FetchError> {
+pub(crate) async fn discover(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Url, ProviderError> {
     let mut url = issuer_url.clone();
     // Section 4.1: a terminating slash of the issuer is removed first.
     url.set_path(&format!("{}/.well-known/openid-configuration", issuer_url.path().trim_end_matches('/')));
-    let document = fetch(client, &url, insecure).await?;
     let host = host_of(&url);
-    let document =
-        json::object(&document.body).map_err(|source| FetchError::Discovery { host: host.clone(), source })?;
-    let document: CoreProviderMetadata = serde_json::from_value(Value::Object(document))
-        .map_err(|source| FetchError::Discovery { host: host.clone(), source })?;
+    let document = fetch(client, url).await?;
+    let unreadable = |source| ProviderError::Discovery { host: host.clone(), source };
+    let document = json::object(&document.body).map_err(unreadable)?;
+    let document: CoreProviderMetadata = serde_json::from_value(Value::Object(document)).map_err(unreadable)?;
     if document.issuer().as_str() != issuer {
         let found = document.issuer().as_str().chars().take(200).collect();
-        return Err(FetchError::IssuerMismatch { host, expected: issuer.to_owned(), found });
+        return Err(ProviderError::IssuerMismatch { host, expected: issuer.to_owned(), found });
     }
     // Another host than the issuer's is fine (Google's keys are on googleapis.com): whoever can write the document for
-    // this issuer over TLS could as well write the keys. `fetch` checks that the URL is one that we may ask.
+    // this issuer over TLS could as well write the keys. The client checks that the URL is one that we may ask.
     Ok(document.jwks_uri().url().clone())
 }
 
-/// What a URL gave.
-#[derive(Debug)]
-pub(crate) struct Fetched {
-    pub(crate) body: Vec<u8>,
-    /// `Cache-Control: max-age`.
-    pub(crate) max_age: Option<Duration>,
-}
-
-/// GETs a JSON document: status 200, at most 512 KiB after decompression, within five seconds.
-pub(crate) async fn fetch(client: &reqwest::Client, url: &Url, insecure: bool) -> Result<Fetched, FetchError> {
-    check_url(url, insecure)?;
-    let host = host_of(url);
-    let transport = |source: reqwest::Error| FetchError::Transport { host: host.clone(), source: source.without_url() };
-    let request = client.get(url.clone()).header(ACCEPT, "application/json");
-    let mut response = request.send().await.map_err(transport)?;
-    if response.status() != reqwest::StatusCode::OK {
-        let retry_after = retry_after(response.headers());
-        return Err(FetchError::Status { host, status: response.status().as_u16(), retry_after });
-    }
-    let max_age = max_age(response.headers());
-    let mut body = Vec::new();
-    // `Content-Length` is not asked: with gzip it says nothing about what comes out.
-    while let Some(chunk) = response.chunk().await.map_err(transport)? {
-        if body.len() + chunk.len() > keys::BYTES_MAX {
-            return Err(FetchError::TooLarge { host });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Fetched { body, max_age })
+/// GETs a document of at most 512 KiB.
+pub(crate) async fn fetch(client: &Client, url: Url) -> Result<Fetched, FetchError> {
+    client.send(Ask::get(url, keys::BYTES_MAX)).await
 }
 
 /// Why there are no new keys. Says hosts and issuers, never a URL with its query.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
-pub(crate) enum FetchError {
-    #[error("cannot set up TLS for the request")]
-    Client(#[source] reqwest::Error),
-    #[error("{host}: {scheme} is not allowed, expected https (\"insecure: true\" allows http)")]
-    Scheme { host: String, scheme: String },
-    #[error("{host} is not a public address (\"insecure: true\" allows it)")]
-    Address { host: String },
-    #[error("{host}: the URL carries a user name or password")]
-    UserInfo { host: String },
-    #[error("{host} cannot be reached or broke off")]
-    Transport {
-        host: String,
-        #[source]
-        source: reqwest::Error,
-    },
-    #[error("{host} answered with status {status}, expected 200")]
-    Status { host: String, status: u16, retry_after: Option<Duration> },
-    #[error("{host} answered with more than {} bytes", keys::BYTES_MAX)]
-    TooLarge { host: String },
+pub(crate) enum ProviderError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("{host} did not answer with a discovery document")]
     Discovery {
         host: String,
@@ -129,226 +57,12 @@ pub(crate) enum FetchError {
     Broken,
 }
 
-impl FetchError {
+impl ProviderError {
     /// How long the provider asked us to stay away.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<std::time::Duration> {
         match self {
-            FetchError::Status { retry_after, .. } => *retry_after,
+            ProviderError::Fetch(error) => error.retry_after(),
             _ => None,
         }
-    }
-
-    /// The message with its causes, `a: b: c`, at most 500 characters: a cause may quote what the provider sent.
-    pub(crate) fn chain(&self) -> String {
-        let mut chain = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            chain.push_str(": ");
-            chain.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        chain.chars().take(500).collect()
-    }
-}
-
-/// The host, and the port where it is not the scheme's own.
-pub(crate) fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or("(no host)");
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// What can be told from the URL alone; names are told by [`PublicResolver`], which an address in the URL never meets.
-fn check_url(url: &Url, insecure: bool) -> Result<(), FetchError> {
-    let host = host_of(url);
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(FetchError::UserInfo { host });
-    }
-    if url.scheme() != "https" && !(insecure && url.scheme() == "http") {
-        return Err(FetchError::Scheme { host, scheme: url.scheme().to_owned() });
-    }
-    let public = match url.host() {
-        Some(Host::Ipv4(address)) => is_public(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => is_public(IpAddr::V6(address)),
-        Some(Host::Domain(_)) => true,
-        None => false,
-    };
-    if public || insecure { Ok(()) } else { Err(FetchError::Address { host }) }
-}
-
-/// Resolves names to public addresses only. The connection goes to the very addresses that were checked, so a name that
-/// changes its mind in between (DNS rebinding) gains nothing.
-struct PublicResolver;
-
-impl Resolve for PublicResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let resolved = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = resolved.filter(|address| is_public(address.ip())).collect();
-            if public.is_empty() {
-                return Err("the name has no public address (\"insecure: true\" allows others)".into());
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// Whether an address is one of the public Internet's, by IANA's special-purpose registries (RFC 6890 and after).
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => is_public_v6(v6),
-    }
-}
-
-fn is_public_v4(v4: Ipv4Addr) -> bool {
-    !matches!(
-        v4.octets(),
-        [0 | 10 | 127, ..]
-            | [100, 64..=127, ..]
-            | [169, 254, ..]
-            | [172, 16..=31, ..]
-            | [192, 0, 0 | 2, _]
-            | [192, 88, 99, _]
-            | [192, 168, ..]
-            | [198, 18 | 19, ..]
-            | [198, 51, 100, _]
-            | [203, 0, 113, _]
-            | [224..=255, ..]
-    )
-}
-
-fn is_public_v6(v6: Ipv6Addr) -> bool {
-    match v6.segments() {
-        // IPv4-mapped, and NAT64's well-known prefix (RFC 6052): what counts is the address inside.
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-            is_public_v4(Ipv4Addr::new(a, b, c, d))
-        }
-        // Protocol assignments with Teredo, documentation, and 6to4, which wraps any IPv4 address.
-        [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x2002, ..] | [0x3fff, 0..=0x0fff, ..] => false,
-        // Global unicast, the only block handed out.
-        [first, ..] => first & 0xe000 == 0x2000,
-    }
-}
-
-/// The smallest `max-age` of all `Cache-Control` fields (RFC 9111, section 5.2.2.1).
-fn max_age(headers: &HeaderMap) -> Option<Duration> {
-    let fields = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|field| field.to_str().ok());
-    let directives = fields.flat_map(|field| field.split(','));
-    directives
-        .filter_map(|directive| {
-            let (name, value) = directive.trim().split_once('=')?;
-            name.eq_ignore_ascii_case("max-age").then(|| value.trim_matches('"').parse().ok()).flatten()
-        })
-        .min()
-        .map(Duration::from_secs)
-}
-
-/// `Retry-After` in seconds (RFC 9110, section 10.2.3). Its date form counts as a minute: no provider is known to send
-/// it, and a minute is the pace at which a silent one is asked.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(value.trim().parse().unwrap_or(60)))
-}
-
-/// A TCP and TLS handshake across the world takes under a second.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// From connecting to the last byte: a server that drips is as good as down.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use reqwest::header::HeaderValue;
-
-    #[test]
-    fn only_public_addresses_are_public() {
-        for (address, expected) in [
-            ("8.8.8.8", true),
-            ("172.15.0.1", true),
-            ("172.32.0.1", true),
-            ("100.63.0.1", true),
-            ("192.0.1.1", true),
-            ("0.0.0.0", false),
-            ("10.1.2.3", false),
-            ("127.0.0.1", false),
-            ("100.64.0.1", false),
-            ("169.254.169.254", false),
-            ("172.16.0.1", false),
-            ("172.31.255.255", false),
-            ("192.168.0.1", false),
-            ("192.0.0.8", false),
-            ("198.19.0.1", false),
-            ("203.0.113.7", false),
-            ("224.0.0.1", false),
-            ("255.255.255.255", false),
-            ("2606:4700::1111", true),
-            ("64:ff9b::808:808", true),
-            ("::ffff:8.8.8.8", true),
-            ("::ffff:127.0.0.1", false),
-            ("64:ff9b::7f00:1", false),
-            ("::1", false),
-            ("::", false),
-            ("::127.0.0.1", false),
-            ("fe80::1", false),
-            ("fc00::1", false),
-            ("fd00:ec2::254", false),
-            ("ff02::1", false),
-            ("2001:db8::1", false),
-            ("2001::1", false),
-            ("2002:7f00:1::", false),
-        ] {
-            assert_eq!(is_public(address.parse().unwrap()), expected, "{address}");
-        }
-    }
-
-    #[test]
-    fn a_url_must_be_https_to_somewhere_public_unless_insecure() {
-        for (url, strict, insecure) in [
-            ("https://www.googleapis.com/oauth2/v3/certs", true, true),
-            ("http://login.acme.example/keys", false, true),
-            ("https://127.0.0.1/keys", false, true),
-            ("https://0x7f.1/keys", false, true),
-            ("https://2130706433/keys", false, true),
-            ("https://[::ffff:169.254.169.254]/keys", false, true),
-            ("https://user@login.acme.example/keys", false, false),
-            ("https://:x@login.acme.example/keys", false, false),
-            ("ftp://login.acme.example/keys", false, false),
-            ("file:///etc/passwd", false, false),
-            ("unix:/run/x", false, false),
-        ] {
-            let url = Url::parse(url).unwrap();
-            assert_eq!(check_url(&url, false).is_ok(), strict, "{url}");
-            assert_eq!(check_url(&url, true).is_ok(), insecure, "{url} insecure");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_name_that_is_private_resolves_to_nothing() {
-        assert!(PublicResolver.resolve("localhost".parse().unwrap()).await.is_err());
-    }
-
-    #[test]
-    fn header_values_give_times_or_nothing() {
-        for (value, expected) in [
-            ("max-age=300", Some(300)),
-            ("public, MAX-AGE=\"60\" , must-revalidate", Some(60)),
-            ("max-age=600, max-age=100", Some(100)),
-            ("s-maxage=5", None),
-            ("max-age=-1", None),
-            ("max-age=99999999999999999999", None),
-            ("no-store", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static(value));
-            assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{value}");
-        }
-        for (value, expected) in [("120", 120), ("Fri, 31 Dec 1999 23:59:59 GMT", 60), ("-1", 60)] {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
-            assert_eq!(retry_after(&headers), Some(Duration::from_secs(expected)), "{value}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 }

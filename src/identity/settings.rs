@@ -42,8 +42,8 @@ pub struct IssuerSettings {
     pub audiences: Vec<String>,
     /// Where its keys come from.
     pub keys: KeyOrigin,
-    /// Allows `http://` and private addresses, for a provider on loopback.
-    pub insecure: bool,
+    /// How its provider is asked.
+    pub outbound: OutboundSettings,
     /// Signature algorithms that may be used at all.
     pub algorithms: Vec<Algorithm>,
     /// Which claims say what.
@@ -52,6 +52,13 @@ pub struct IssuerSettings {
     pub require: Vec<(ClaimPath, serde_json::Value)>,
     /// Clock skew allowed at `exp`, `nbf` and `iat`; at most 300 s.
     pub leeway: Duration,
+}
+
+/// How a provider or a directory may be asked over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutboundSettings {
+    /// Allows `http://` and private addresses, for a provider on loopback.
+    pub insecure: bool,
 }
 
 /// Where an issuer's keys come from.

@@ -19,8 +19,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
 use super::keys::{self, KeySet, KeySetError, Skipped};
-use super::provider::{self, FetchError};
-use super::settings::{Algorithm, IssuerSettings, KeyOrigin};
+use super::outbound::{self, Client, chain};
+use super::provider::{self, ProviderError};
+use super::settings::{Algorithm, IssuerSettings, KeyOrigin, OutboundSettings};
 use crate::clock::{Clock, Now};
 
 /// An issuer's keys. Dropping it ends its task.
@@ -47,7 +48,7 @@ struct State {
 struct Discovery {
     issuer_url: Url,
     issuer: String,
-    insecure: bool,
+    outbound: OutboundSettings,
     algorithms: Vec<Algorithm>,
 }
 
@@ -149,7 +150,7 @@ impl KeySource {
                 let discovery = Discovery {
                     issuer_url: issuer.clone(),
                     issuer: settings.issuer.clone(),
-                    insecure: settings.insecure,
+                    outbound: settings.outbound.clone(),
                     algorithms: settings.algorithms.clone(),
                 };
                 (None, Some(discovery))
@@ -255,7 +256,7 @@ impl State {
     }
 
     /// Takes over what an attempt brought, and gives the time until the next.
-    fn conclude(&self, outcome: Result<NewKeys, FetchError>, failures_in_a_row: u32, now: Now) -> Duration {
+    fn conclude(&self, outcome: Result<NewKeys, ProviderError>, failures_in_a_row: u32, now: Now) -> Duration {
         match outcome {
             Ok(new) => {
                 self.replace(new.keys, &new.host, &new.skipped);
@@ -274,7 +275,7 @@ impl State {
             }
             Err(error) => {
                 let retry_after = error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX);
-                let chain = error.chain();
+                let chain = chain(&error);
                 let was_down = self.end_attempt(|gate| {
                     gate.failures += 1;
                     gate.last_error = Some(chain.clone());
@@ -346,7 +347,7 @@ async fn run(state: Arc<State>, clock: Clock, end: CancellationToken, stop: Canc
             let known = state.begin();
             // A panic in a dependency must not leave the issuer without its task.
             let outcome = AssertUnwindSafe(attempt(discovery, known)).catch_unwind().await;
-            let outcome = outcome.unwrap_or(Err(FetchError::Broken));
+            let outcome = outcome.unwrap_or(Err(ProviderError::Broken));
             failures_in_a_row = if outcome.is_ok() { 0 } else { failures_in_a_row.saturating_add(1) };
             let delay = state.conclude(outcome, failures_in_a_row, clock.now());
             let mut sleep = pin!(tokio::time::sleep(delay));
@@ -370,25 +371,27 @@ async fn run(state: Arc<State>, clock: Clock, end: CancellationToken, stop: Canc
 }
 
 /// One attempt: the discovery document, unless `known` says where the keys are, then the key set.
-async fn attempt(discovery: &Discovery, known: Option<Url>) -> Result<NewKeys, FetchError> {
-    let insecure = discovery.insecure;
-    let client = blocking(move || provider::client(insecure)).await??;
+async fn attempt(discovery: &Discovery, known: Option<Url>) -> Result<NewKeys, ProviderError> {
+    let outbound = discovery.outbound.clone();
+    // A new one each time costs nothing at one attempt a minute, keeps no connection open in between, and picks up
+    // certificates that the operator has replaced.
+    let client = blocking(move || Client::new(&outbound)).await??;
     let jwks_uri = match known {
         Some(url) => url,
-        None => provider::discover(&client, &discovery.issuer_url, &discovery.issuer, insecure).await?,
+        None => provider::discover(&client, &discovery.issuer_url, &discovery.issuer).await?,
     };
-    let fetched = provider::fetch(&client, &jwks_uri, insecure).await?;
-    let host = provider::host_of(&jwks_uri);
+    let fetched = provider::fetch(&client, jwks_uri.clone()).await?;
+    let host = outbound::host_of(&jwks_uri);
     let algorithms = discovery.algorithms.clone();
     // 256 keys take milliseconds to check.
     let parsed = blocking(move || KeySet::parse(&fetched.body, &algorithms)).await?;
-    let (keys, skipped) = parsed.map_err(|source| FetchError::Keys { host: host.clone(), source })?;
+    let (keys, skipped) = parsed.map_err(|source| ProviderError::Keys { host: host.clone(), source })?;
     Ok(NewKeys { keys, skipped, jwks_uri, host, max_age: fetched.max_age })
 }
 
 /// Away from the threads that answer HAProxy.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, FetchError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| FetchError::Broken)
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ProviderError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ProviderError::Broken)
 }
 
 fn log_keys(issuer: &str, host: &str, keys: &KeySet, skipped: &[Skipped]) {

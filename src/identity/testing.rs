@@ -14,7 +14,7 @@ use jsonwebtoken::EncodingKey;
 use serde_json::{Value, json};
 
 use super::presets::preset;
-use super::settings::{Algorithm, IssuerSettings, KeyOrigin};
+use super::settings::{Algorithm, IssuerSettings, KeyOrigin, OutboundSettings};
 
 /// A key pair: signs tokens, and gives its public half as a JWK.
 pub(crate) struct TestKey {
@@ -77,7 +77,7 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         issuer: issuer.to_owned(),
         audiences: vec![AUDIENCE.to_owned()],
         keys: KeyOrigin::Pinned { jwks: Arc::from(jwks(keys)) },
-        insecure: false,
+        outbound: OutboundSettings::default(),
         algorithms: Algorithm::ALL.to_vec(),
         claims: preset.claims,
         require: preset.require,

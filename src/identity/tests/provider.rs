@@ -74,7 +74,7 @@ impl Provider {
     fn settings(&self) -> IssuerSettings {
         let mut settings = pinned("acme", &self.issuer(), &[]);
         settings.keys = KeyOrigin::Discovery { issuer: Url::parse(&self.issuer()).unwrap() };
-        settings.insecure = true;
+        settings.outbound.insecure = true;
         settings
     }
 
@@ -442,7 +442,7 @@ async fn without_insecure_neither_http_nor_loopback_is_asked() {
         (format!("https://localhost:{}", provider.address.port()), "no public address"),
     ] {
         let mut settings = provider.settings();
-        settings.insecure = false;
+        settings.outbound.insecure = false;
         settings.keys = KeyOrigin::Discovery { issuer: Url::parse(&url).unwrap() };
         let stage = Stage::start(settings, QUICK).await;
         let error = stage.status().last_error.unwrap();
