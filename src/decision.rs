@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::identity::{Identity, Rejection};
+use crate::identity::{Accepted, Identity, Rejection};
 use crate::limit::{Budget, Exceeded};
 use crate::policy::{Permit, Refusal};
 
@@ -30,6 +30,8 @@ pub struct Decision {
     pub limit: Option<Arc<str>>,
     /// When it could pass again.
     pub retry_after: Option<Duration>,
+    /// Which kinds of credential would have been looked at, for a challenge.
+    pub accepted: Accepted,
     /// The answer was given without a part that was unreachable.
     pub degraded: bool,
     /// What was asked, for the log; `None` where nobody reads it.
@@ -84,6 +86,7 @@ impl Decision {
             budget: Budget::default(),
             limit: None,
             retry_after: None,
+            accepted: Accepted::default(),
             degraded: false,
             summary: None,
         }

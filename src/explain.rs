@@ -77,7 +77,7 @@ pub fn rehearse(
     let payload = question.payload();
     let decision = match (Messages::decode(&payload), caller) {
         (Ok(messages), Ok(identity)) => pipeline.rehearse(&messages, &identity, now),
-        (Ok(_), Err(rejection)) => pipeline.rejected(rejection, None, now),
+        (Ok(_), Err(rejection)) => pipeline.rejected(rejection, None, &pipeline.policy.credentials, now),
         (Err(_), _) => pipeline.without_stages(Reason::Internal, now),
     };
     explanation(&decision, Trace::off())

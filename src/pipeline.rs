@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Now;
 use crate::decision::{Decision, DecisionId, LOG_TARGET, Reason, Summary};
 use crate::extract::{Malformed, extract};
-use crate::identity::{Identified, Identities, Identity, KeyWait, Rejection};
+use crate::identity::{Accepted, Answers, Identified, Identities, Identity, Rejection, Wait};
 use crate::limit::{Budget, Charges, Counted, Counters, Exceeded, OnFailure, State};
 use crate::policy::{Denial, Matched, Permit, Policy};
 use crate::request::Request;
@@ -91,27 +91,27 @@ pub enum Step {
 impl Pipeline {
     /// Decides one NOTIFY. What needs no waiting is decided here and now; what must wait keeps a copy of the messages.
     pub fn decide(self: &Arc<Self>, messages: &Messages<'_>, now: Now) -> Step {
-        let (asked, summary) = self.ask(messages, now, Patience::Waits, &mut Trace::off());
+        let (asked, summary) = self.ask(messages, now, &Answers::default(), &mut Trace::off());
         match asked {
             Asked::Decided(decision) => Step::Done(decision),
             Asked::Permitted(permit, identity) => self.count(permit, identity, now),
-            Asked::Wait(keys) => self.ask_again(keys, messages, now),
+            Asked::Wait(wait) => self.ask_again(wait, messages, now),
         }
         .about(summary)
     }
 
     /// The same for somebody who wants to know why: each check says itself, and limits are looked at, not charged.
     pub async fn explain(&self, messages: &Messages<'_>, now: Now, trace: &mut Trace) -> Decision {
-        let mut asked = self.ask(messages, now, Patience::Waits, trace).0;
-        if let Asked::Wait(keys) = asked {
-            trace.step("identify", Outcome::Note, || "waiting for the issuer's keys".to_owned());
-            keys.await;
-            asked = self.ask(messages, now, Patience::Ended, trace).0;
-        }
-        let (permit, identity) = match asked {
-            Asked::Decided(decision) => return decision,
-            Asked::Permitted(permit, identity) => (permit, identity),
-            Asked::Wait(_) => return self.without_stages(Reason::Internal, now),
+        let mut answers = Answers::default();
+        let (permit, identity) = loop {
+            match self.ask(messages, now, &answers, trace).0 {
+                Asked::Decided(decision) => return decision,
+                Asked::Permitted(permit, identity) => break (permit, identity),
+                Asked::Wait(wait) => {
+                    trace.step("identify", Outcome::Note, || "waiting for an answer from elsewhere".to_owned());
+                    answers.add(wait.await);
+                }
+            }
         };
         if permit.charges().is_empty() {
             trace.step(COUNT, Outcome::Note, || "no limit applies".to_owned());
@@ -158,7 +158,7 @@ impl Pipeline {
         &self,
         messages: &Messages<'_>,
         now: Now,
-        patience: Patience,
+        answers: &Answers,
         trace: &mut Trace,
     ) -> (Asked, Option<Box<Summary>>) {
         let request = match extract(messages) {
@@ -168,22 +168,28 @@ impl Pipeline {
                 return (Asked::Decided(self.malformed(malformed, now)), None);
             }
         };
-        (self.ask_about(&request, now, patience, trace), summary(&request))
+        (self.ask_about(&request, now, answers, trace), summary(&request))
     }
 
-    fn ask_about(&self, request: &Request<'_>, now: Now, patience: Patience, trace: &mut Trace) -> Asked {
+    fn ask_about(&self, request: &Request<'_>, now: Now, answers: &Answers, trace: &mut Trace) -> Asked {
         let matched = match self.policy.find(request, trace) {
             Ok(matched) => matched,
             Err(denial) => return Asked::Decided(self.refused(denial, self.identities.anonymous(), now)),
         };
-        let identity = match self.identify(request, &matched, now, patience, trace) {
+        let identity = match self.identify(request, &matched, now, answers, trace) {
             Identified::Known(identity) => identity,
-            Identified::Rejected(rejection) => return Asked::Decided(self.rejected(rejection, matched.rule(), now)),
+            Identified::Rejected(rejection) => {
+                return Asked::Decided(self.rejected(rejection, matched.rule(), matched.credentials(), now));
+            }
             Identified::Wait(keys) => return Asked::Wait(keys),
         };
         match matched.authorize(request, &identity, trace) {
             Ok(permit) => Asked::Permitted(permit, identity),
-            Err(denial) => Asked::Decided(self.refused(denial, identity, now)),
+            Err(denial) => {
+                let mut decision = self.refused(denial, identity, now);
+                decision.accepted = *matched.credentials();
+                Asked::Decided(decision)
+            }
         }
     }
 
@@ -192,37 +198,40 @@ impl Pipeline {
         request: &Request<'_>,
         matched: &Matched<'_>,
         now: Now,
-        patience: Patience,
+        answers: &Answers,
         trace: &mut Trace,
     ) -> Identified {
         if matched.ignores_credentials() {
             trace.step("identify", Outcome::Note, || "the rule says that credentials are not looked at".to_owned());
             return Identified::Known(self.identities.anonymous());
         }
-        match patience {
-            Patience::Waits => self.identities.identify(request, now, trace),
-            Patience::Ended => match self.identities.identify_again(request, now, trace) {
-                Ok(identity) => Identified::Known(identity),
-                Err(rejection) => Identified::Rejected(rejection),
-            },
-        }
+        self.identities.identify(request, matched.credentials(), answers, now, trace)
     }
 
-    /// Asks again, once, when the issuer's keys have been fetched or the deadline is near.
-    fn ask_again(self: &Arc<Self>, keys: KeyWait, messages: &Messages<'_>, now: Now) -> Step {
+    /// Asks again whenever something that was waited for has come, or half the deadline has passed.
+    fn ask_again(self: &Arc<Self>, wait: Wait, messages: &Messages<'_>, now: Now) -> Step {
         let pipeline = Arc::clone(self);
         let bytes = messages.as_bytes().to_vec();
         Step::Wait(Box::pin(async move {
-            // Half the deadline is left for the counters.
-            let _ = tokio::time::timeout(pipeline.deadline / 2, keys).await;
             // They did decode a moment ago.
             let Ok(messages) = Messages::decode(&bytes) else {
                 return pipeline.without_stages(Reason::Internal, now);
             };
-            let step = match pipeline.ask(&messages, now, Patience::Ended, &mut Trace::off()).0 {
-                Asked::Decided(decision) => Step::Done(decision),
-                Asked::Permitted(permit, identity) => pipeline.count(permit, identity, now),
-                Asked::Wait(_) => Step::Done(pipeline.without_stages(Reason::Internal, now)),
+            // The other half is left for the counters.
+            let mut time = std::pin::pin!(tokio::time::sleep(pipeline.deadline / 2));
+            let mut answers = Answers::default();
+            let mut wait = wait;
+            let step = loop {
+                tokio::select! {
+                    answer = wait => answers.add(answer),
+                    () = &mut time => answers.close(),
+                }
+                match pipeline.ask(&messages, now, &answers, &mut Trace::off()).0 {
+                    Asked::Decided(decision) => break Step::Done(decision),
+                    Asked::Permitted(permit, identity) => break pipeline.count(permit, identity, now),
+                    // Each sort of answer is waited for once, and none after `close`.
+                    Asked::Wait(next) => wait = next,
+                }
             };
             match step {
                 Step::Done(decision) => decision,
@@ -278,10 +287,11 @@ impl Pipeline {
         decision
     }
 
-    /// The credential of a request that `rule` would decide is not good.
-    pub fn rejected(&self, rejection: Rejection, rule: Option<&Arc<str>>, now: Now) -> Decision {
+    /// The credential of a request is not good; of the rule that would have decided, its name and what it accepts.
+    pub fn rejected(&self, rejection: Rejection, rule: Option<&Arc<str>>, accepted: &Accepted, now: Now) -> Decision {
         let reason = Reason::Rejected(rejection);
         let mut decision = self.decision(reason, self.identities.anonymous(), now).by(rule);
+        decision.accepted = *accepted;
         decision.degraded = rejection.is_failure();
         decision
     }
@@ -315,14 +325,7 @@ impl Pipeline {
 enum Asked {
     Decided(Decision),
     Permitted(Permit, Arc<Identity>),
-    Wait(KeyWait),
-}
-
-/// Whether a request may still wait for keys.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    Waits,
-    Ended,
+    Wait(Wait),
 }
 
 impl Step {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use smallvec::SmallVec;
 
 use crate::decision::{Decision, Reason, Verdict};
-use crate::identity::Rejection;
+use crate::identity::{Accepted, CredentialKind, Rejection};
 use crate::limit::State;
 use crate::policy::Refusal;
 use crate::spop::{Action, Scope, TypedData};
@@ -183,7 +183,7 @@ impl Scratch {
         self.challenge.clear();
         self.ratelimit.clear();
         self.ratelimit_policy.clear();
-        challenge(&decision.reason, &mut self.challenge);
+        challenge(&decision.reason, &decision.accepted, &mut self.challenge);
         for state in &decision.budget.states {
             self.limit(state);
         }
@@ -205,23 +205,56 @@ impl Scratch {
     }
 }
 
-/// A whole `WWW-Authenticate` value (RFC 6750, section 3), where one belongs.
-fn challenge(reason: &Reason, out: &mut String) {
-    const REALM: &str = "Bearer realm=\"tollgate\"";
-    match reason {
-        Reason::Refused(Refusal::CredentialMissing) | Reason::Rejected(Rejection::CredentialUnsupported) => {
-            // Section 3.1: no error code where no (bearer) credential was presented.
-            out.push_str(REALM);
-        }
+/// A whole `WWW-Authenticate` value (RFC 9110, section 11.6.1), where one belongs: a challenge for each scheme that the
+/// rule takes, in its order; what was wrong with a token stands in the first challenge for tokens (RFC 6750, section 3).
+fn challenge(reason: &Reason, accepted: &Accepted, out: &mut String) {
+    let about: Option<(&str, &str)> = match reason {
+        // Section 3.1: no error code where no credential of that scheme was presented.
+        Reason::Refused(Refusal::CredentialMissing) | Reason::Rejected(Rejection::CredentialUnsupported) => None,
         Reason::Rejected(rejection) if reason.verdict() == Verdict::Challenge => {
             let error = if *rejection == Rejection::CredentialMalformed { "invalid_request" } else { "invalid_token" };
-            let description = rejection.description();
-            let _ = write!(out, "{REALM}, error=\"{error}\", error_description=\"{description}\"");
+            Some((error, rejection.description()))
         }
-        Reason::Refused(Refusal::ScopeMissing(scopes)) => {
-            // Scope tokens hold neither quotes nor backslashes (RFC 6749, section 3.3); the config checks that.
-            let _ = write!(out, "{REALM}, error=\"insufficient_scope\", scope=\"{scopes}\"");
+        Reason::Refused(Refusal::ScopeMissing(_)) => Some(("insufficient_scope", "")),
+        _ => return,
+    };
+    let mut about = about;
+    let mut written: SmallVec<[&str; 4]> = SmallVec::new();
+    for kind in accepted.kinds() {
+        let scheme = match kind {
+            CredentialKind::Jwt | CredentialKind::Opaque => "Bearer",
+            CredentialKind::Dpop => "DPoP",
+            CredentialKind::Basic => "Basic",
+            // Not registered, and what those who take keys answer; RFC 9110 wants a challenge in every 401.
+            CredentialKind::ApiKey => "ApiKey",
+            // Asking for a certificate is not HTTP's to do.
+            CredentialKind::Certificate | CredentialKind::Anonymous => continue,
+        };
+        if written.contains(&scheme) {
+            continue;
         }
-        _ => {}
+        if !written.is_empty() {
+            out.push_str(", ");
+        }
+        written.push(scheme);
+        let _ = write!(out, "{scheme} realm=\"tollgate\"");
+        match *kind {
+            // RFC 7617, section 2.1.
+            CredentialKind::Basic => out.push_str(", charset=\"UTF-8\""),
+            CredentialKind::ApiKey => {}
+            _ => {
+                if let Some((error, description)) = about.take() {
+                    let _ = write!(out, ", error=\"{error}\"");
+                    if !description.is_empty() {
+                        let _ = write!(out, ", error_description=\"{description}\"");
+                    }
+                    if let Reason::Refused(Refusal::ScopeMissing(scopes)) = reason {
+                        // Scope tokens hold neither quotes nor backslashes (RFC 6749, section 3.3); the config checks
+                        // that.
+                        let _ = write!(out, ", scope=\"{scopes}\"");
+                    }
+                }
+            }
+        }
     }
 }

@@ -185,6 +185,8 @@ impl Config {
                 put(out, format_args!("      else: {}\n", text(name)));
             }
         }
+        let credentials = rule.credentials.kinds().iter().map(|kind| kind.name());
+        put(out, format_args!("    credentials: {}\n", list(credentials)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
     }
 

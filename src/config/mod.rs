@@ -28,7 +28,7 @@ pub use error::{ConfigErrors, Problem};
 pub use file::Place;
 pub use policy_tests::{Expectation, PolicyTest, TestCaller};
 
-use crate::identity::{self, Groups};
+use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
 use crate::policy::Policy;
 use crate::policy::charge::LimitUse;
@@ -129,7 +129,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [spop_at, admin_at, issuers_at, cache_at] = ["spop", "admin", "issuers", "cache"].map(|key| top.take(key));
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
-    let [ambiguous_at, tests_at] = ["ambiguous_paths", "tests"].map(|key| top.take(key));
+    let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -146,13 +146,25 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         None => (counters::in_memory(), None),
     };
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let names = rules::Names { groups: &groups, group_names: &group_names, limits: &limits };
+    let available = available();
+    let credentials = match credentials_at {
+        Some(at) => rules::credentials(&at, &available),
+        None => Some(available),
+    };
+    let credentials = credentials.unwrap_or_default();
+    let names = rules::Names {
+        groups: &groups,
+        group_names: &group_names,
+        limits: &limits,
+        available: &available,
+        credentials: &credentials,
+    };
     let rules = rules_at.map(|at| rules::read(&at, names)).unwrap_or_default();
     let allow_ambiguous_paths = ambiguous_at.is_some_and(|at| ambiguous_paths(&at));
     let tests = tests_at.map(|at| policy_tests::read(&at, &issuer_names, &members)).unwrap_or_default();
     top.finish();
 
-    let policy = Policy { rules, allow_ambiguous_paths };
+    let policy = Policy { rules, allow_ambiguous_paths, credentials };
     if issuer_names.is_empty() && policy.rules.iter().any(|rule| !matches!(rule.allow, Allow::Anyone)) {
         root.warn("there are no `issuers:`, so nobody can pass a rule that is not `allow: anyone`");
     }
@@ -186,6 +198,19 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         warnings: Vec::new(),
         written: Written { groups: members, issuers: written_issuers, limits, redis, admin_token },
     })
+}
+
+/// The kinds of credential that this config says how to verify, in the order in which they are taken.
+fn available() -> Accepted {
+    Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
+        CredentialKind::Jwt => true,
+        CredentialKind::Anonymous
+        | CredentialKind::Dpop
+        | CredentialKind::Opaque
+        | CredentialKind::ApiKey
+        | CredentialKind::Basic
+        | CredentialKind::Certificate => false,
+    }))
 }
 
 fn groups_of(members: &[Membership], at: &At<'_>) -> Option<Groups> {

@@ -9,7 +9,7 @@ use super::issuers::scalar;
 use super::limits::CheckedLimit;
 use super::read::{At, is_name, nearest, one_of, quote};
 use crate::identity::settings::ClaimPath;
-use crate::identity::{GroupId, Groups};
+use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::path::PathPattern;
 use crate::policy::rule::{Allow, Backend, Requirement, Rule};
@@ -20,6 +20,10 @@ pub(super) struct Names<'a> {
     pub(super) groups: &'a Groups,
     pub(super) group_names: &'a [&'a str],
     pub(super) limits: &'a [CheckedLimit<'a>],
+    /// The kinds of credential that the config says how to verify.
+    pub(super) available: &'a Accepted,
+    /// What a rule takes that does not say.
+    pub(super) credentials: &'a Accepted,
 }
 
 /// Reads `rules:`; those without a mistake.
@@ -62,6 +66,8 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
     let allow = section.need("allow", "authenticated").and_then(|at| allow(&at, names));
     let limits = section.take("limits").map(|at| limits(&at, names)).unwrap_or_default();
     let backend = section.take("backend").map(|at| backend(&at, names));
+    let credentials =
+        section.take("credentials").map_or(Some(*names.credentials), |at| credentials(&at, names.available));
     let ignore_at = section.take("ignore_credentials");
     let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
     section.finish();
@@ -74,10 +80,38 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         paths,
         methods,
         allow: allow?,
+        credentials: credentials?,
         ignore_credentials,
         limits,
         backend: backend.unwrap_or(None),
     })
+}
+
+/// Reads `credentials:`, the kinds that are looked at in their order.
+pub(super) fn credentials(at: &At<'_>, available: &Accepted) -> Option<Accepted> {
+    let mut kinds: Vec<CredentialKind> = Vec::new();
+    for at in at.one_or_many(CREDENTIALS) {
+        let name = at.text(CREDENTIALS)?;
+        let Some(kind) = CredentialKind::ALL.into_iter().find(|kind| kind.name() == name) else {
+            at.refuse_name(name, "a kind of credential", CredentialKind::ALL.map(CredentialKind::name));
+            continue;
+        };
+        if !available.contains(kind) {
+            let needed = match kind {
+                CredentialKind::Jwt | CredentialKind::Dpop | CredentialKind::Anonymous => "`issuers:`",
+                CredentialKind::Opaque => "an issuer with `introspection:`",
+                CredentialKind::ApiKey => "`api_keys:`",
+                CredentialKind::Certificate => "`certificates:`",
+                CredentialKind::Basic => "`basic:`",
+            };
+            at.refuse(format!("nothing here can verify {}", quote(name)), format!("{needed} in this config"));
+        }
+        if kinds.contains(&kind) {
+            at.warn(format!("{} is listed twice", quote(name)));
+        }
+        kinds.push(kind);
+    }
+    (!kinds.is_empty()).then(|| Accepted::new(kinds))
 }
 
 fn host(at: &At<'_>) -> Option<String> {
@@ -292,6 +326,7 @@ fn backend_name(at: &At<'_>) -> Option<Arc<str>> {
 
 const ALLOW: &str = "`anyone`, `authenticated`, or a map with `groups`, `all_groups`, `scopes`, `claims`";
 const BACKEND: &str = "the name of a backend, or a map of groups to names: `{ paid: fast, else: std }`";
+const CREDENTIALS: &str = "kinds of credential in the order in which one is taken, such as `[jwt, api_key]`";
 const HOST: &str = "a host such as `api.example`, without scheme, port and path; in punycode where it is not ASCII";
 const METHODS: &str = "methods in upper case, such as `[GET, POST]`";
 const PATH: &str = "a pattern such as `/healthz`, `/v1/*` or `/admin/**`";

@@ -9,17 +9,32 @@ use std::time::{Duration, Instant};
 use moka::Expiry;
 use moka::sync::Cache;
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::keys::Key;
 use super::settings::CacheSettings;
 use super::{Identity, Rejection};
 use crate::clock::Now;
 
+/// Something that a verdict rests on and that can be withdrawn: a key, a person's groups.
+pub(crate) trait Ground: Send + Sync {
+    /// Whether it still holds. Once it does not, the credential is unverified again.
+    fn holds(&self) -> bool;
+}
+
+/// All that one verdict rests on.
+pub(crate) type Grounds = SmallVec<[Arc<dyn Ground>; 2]>;
+
+impl Ground for Key {
+    fn holds(&self) -> bool {
+        self.is_live()
+    }
+}
+
 /// What a verified token proved, and what that rests on.
 struct Verified {
     identity: Arc<Identity>,
-    /// The key that verified it; once the key has left its issuer's set the token is unverified again.
-    key: Arc<Key>,
+    grounds: Grounds,
     /// The first second at which `exp` and the leeway are over.
     ends_at_s: i64,
     /// When it must be verified anew, whatever `exp` says.
@@ -30,7 +45,7 @@ struct Verified {
 
 impl Verified {
     fn holds(&self, now: Now) -> bool {
-        self.key.is_live() && now.unix_s() < self.ends_at_s && now.instant() < self.until
+        self.grounds.iter().all(|ground| ground.holds()) && now.unix_s() < self.ends_at_s && now.instant() < self.until
     }
 }
 
@@ -79,12 +94,12 @@ impl TokenCache {
     }
 
     /// Remembers a verified token.
-    pub(crate) fn keep(&self, token: &[u8], identity: Arc<Identity>, key: Arc<Key>, ends_at_s: i64, now: Now) {
+    pub(crate) fn keep(&self, token: &[u8], identity: Arc<Identity>, grounds: Grounds, ends_at_s: i64, now: Now) {
         let left = u64::try_from(ends_at_s.saturating_sub(now.unix_s())).unwrap_or(0);
         let ttl = Duration::from_secs(left).min(self.age_max);
         let weight = saturating_u32(token.len() + ENTRY_BYTES + identity_bytes(&identity));
         let Some(until) = now.instant().checked_add(ttl) else { return };
-        self.verified.insert(token.into(), Arc::new(Verified { identity, key, ends_at_s, until, ttl, weight }));
+        self.verified.insert(token.into(), Arc::new(Verified { identity, grounds, ends_at_s, until, ttl, weight }));
     }
 
     /// Remembers a refusal, if it is one that time or a newer key set cannot turn around.

@@ -55,7 +55,7 @@ pub(crate) fn check(
     let (set, groups_known) = policy_groups(&claims, issuer, groups, trace)?;
 
     let identity = Identity {
-        credential: CredentialKind::BearerJwt,
+        credential: CredentialKind::Jwt,
         issuer_name: Arc::clone(&issuer.name),
         issuer: issuer.issuer.clone(),
         user,

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::cache::TokenCache;
-use super::credential::{self, Credential};
+use super::cache::{Grounds, TokenCache};
+use super::credential::{self, Presented};
 use super::keys::{Choice, Key, KeySetError};
 use super::settings::{IssuerSettings, Settings};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
-use super::{Assumed, Groups, Identity, Rejection, assume, claims};
+use super::wait::{Answer, Answered, Answers, Wait};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
 use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
@@ -35,8 +36,9 @@ pub enum Identified {
     Known(Arc<Identity>),
     /// Something was presented, and it proves nothing.
     Rejected(Rejection),
-    /// The key may be there in a moment: wait within the request's deadline, then call [`Identities::identify_again`].
-    Wait(KeyWait),
+    /// Something that is needed may be there in a moment: await it within the request's deadline, add what it gives to
+    /// the answers, and ask again.
+    Wait(Wait),
 }
 
 /// Why [`Identities::new`] cannot work with its settings.
@@ -113,24 +115,21 @@ impl Identities {
         }
     }
 
-    /// Who is calling? Never blocks and never fetches: where a fetch that may help is under way, or may start now, it
-    /// gives a future to wait for.
-    pub fn identify(&self, request: &Request<'_>, now: Now, trace: &mut Trace) -> Identified {
-        self.decide(request, now, trace, true)
-    }
-
-    /// The same after the wait, whatever came of it: this time the answer is final, so that no request can wait twice.
-    pub fn identify_again(
+    /// Who is calling? Never blocks and never fetches: where something that may help is under way, or may start now, it
+    /// gives a future to wait for. `accepted` are the kinds of credential that the rule takes, `answers` what this
+    /// request has waited for so far.
+    pub fn identify(
         &self,
         request: &Request<'_>,
+        accepted: &Accepted,
+        answers: &Answers,
         now: Now,
         trace: &mut Trace,
-    ) -> Result<Arc<Identity>, Rejection> {
-        match self.decide(request, now, trace, false) {
-            Identified::Known(identity) => Ok(identity),
-            Identified::Rejected(rejection) => Err(rejection),
-            // `decide` does not wait when told not to.
-            Identified::Wait(_) => Err(Rejection::KeyUnknown),
+    ) -> Identified {
+        match self.decide(request, accepted, answers, now, trace) {
+            Ok(identity) => Identified::Known(identity),
+            Err(Obstacle::Rejected(rejection)) => Identified::Rejected(rejection),
+            Err(Obstacle::Wait(wait)) => Identified::Wait(wait),
         }
     }
 
@@ -167,52 +166,69 @@ impl Identities {
         }
     }
 
-    fn decide(&self, request: &Request<'_>, now: Now, trace: &mut Trace, may_wait: bool) -> Identified {
-        let token = match credential::parse(request.authorization) {
-            Ok(Credential::None) => {
+    fn decide(
+        &self,
+        request: &Request<'_>,
+        accepted: &Accepted,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Arc<Identity>, Obstacle> {
+        let presented = credential::choose(request, accepted)
+            .map_err(|rejection| rejected(trace, rejection, || "what the request presents".to_owned()))?;
+        match presented {
+            Presented::Nothing => {
                 trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
-                return Identified::Known(Arc::clone(&self.anonymous));
+                Ok(Arc::clone(&self.anonymous))
             }
-            Ok(Credential::Bearer(token)) => token,
-            Err(rejection) => {
-                return Identified::Rejected(rejected(trace, rejection, || "the Authorization field".to_owned()));
-            }
-        };
-        match self.cache.find(token.as_bytes(), now) {
-            Some(Ok(identity)) => {
-                trace.step(STAGE, Outcome::Pass, || "the same token was verified before, and still holds".to_owned());
-                return Identified::Known(identity);
-            }
-            Some(Err(rejection)) => {
-                return Identified::Rejected(rejected(trace, rejection, || "the same token, just before".to_owned()));
-            }
-            None => {}
-        }
-        match self.verify(token, now, trace, may_wait) {
-            Ok((identity, key, ends_at_s)) => {
-                let identity = Arc::new(identity);
-                self.cache.keep(token.as_bytes(), Arc::clone(&identity), key, ends_at_s, now);
-                Identified::Known(identity)
-            }
-            Err(Obstacle::Rejected(rejection)) => {
-                self.cache.keep_failed(token.as_bytes(), rejection, now);
-                Identified::Rejected(rejection)
-            }
-            Err(Obstacle::Wait(wait)) => {
-                trace.step(STAGE, Outcome::Note, || "the key is not here yet: its issuer is being asked".to_owned());
-                Identified::Wait(wait)
+            Presented::Jwt(token) => self.jwt(token, answers, now, trace),
+            // The config lets a rule accept only what is there.
+            Presented::Opaque(_)
+            | Presented::Dpop(_)
+            | Presented::ApiKey(_)
+            | Presented::Certificate
+            | Presented::Basic(_) => {
+                Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }
     }
 
-    /// Gives the identity, the key that proved it, and the second at which it ends.
+    fn jwt(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+        match self.cache.find(token.as_bytes(), now) {
+            Some(Ok(identity)) => {
+                trace.step(STAGE, Outcome::Pass, || "the same token was verified before, and still holds".to_owned());
+                return Ok(identity);
+            }
+            Some(Err(rejection)) => {
+                return Err(rejected(trace, rejection, || "the same token, just before".to_owned()).into());
+            }
+            None => {}
+        }
+        match self.verify(token, now, trace, answers.may_wait_for_keys()) {
+            Ok((identity, grounds, ends_at_s)) => {
+                let identity = Arc::new(identity);
+                self.cache.keep(token.as_bytes(), Arc::clone(&identity), grounds, ends_at_s, now);
+                Ok(identity)
+            }
+            Err(Obstacle::Rejected(rejection)) => {
+                self.cache.keep_failed(token.as_bytes(), rejection, now);
+                Err(rejection.into())
+            }
+            Err(wait) => {
+                trace.step(STAGE, Outcome::Note, || "the key is not here yet: its issuer is being asked".to_owned());
+                Err(wait)
+            }
+        }
+    }
+
+    /// Gives the identity, what it rests on, and the second at which it ends.
     fn verify(
         &self,
         token: &str,
         now: Now,
         trace: &mut Trace,
         may_wait: bool,
-    ) -> Result<(Identity, Arc<Key>, i64), Obstacle> {
+    ) -> Result<(Identity, Grounds, i64), Obstacle> {
         let token =
             token::read(token).map_err(|rejection| rejected(trace, rejection, || "reading the token".to_owned()))?;
         let (issuer, source) = self.issuer_of(&token, trace)?;
@@ -231,7 +247,9 @@ impl Identities {
             .map_err(|rejection| rejected(trace, rejection, || format!("the claims, for issuer {}", issuer.name)))?;
         let leeway_s = i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX);
         let ends_at_s = identity.expires_at_s.saturating_add(leeway_s);
-        Ok((identity, key, ends_at_s))
+        let mut grounds = Grounds::new();
+        grounds.push(key);
+        Ok((identity, grounds, ends_at_s))
     }
 
     /// The issuer that the token names. Its word is enough to pick whose keys to try, and for nothing else.
@@ -260,7 +278,7 @@ impl Identities {
 /// Why there is no identity yet.
 enum Obstacle {
     Rejected(Rejection),
-    Wait(KeyWait),
+    Wait(Wait),
 }
 
 impl From<Rejection> for Obstacle {
@@ -281,7 +299,7 @@ fn find_key(
     let Some(keys) = &*keys else {
         // Retries go on in the background at their own pace; a request only joins one.
         return match source.under_way().filter(|_| may_wait) {
-            Some(wait) => Err(Obstacle::Wait(wait)),
+            Some(wait) => Err(for_keys(wait)),
             None => Err(rejected(trace, Rejection::NoKeys, || format!("of issuer {}", issuer.name)).into()),
         };
     };
@@ -296,10 +314,17 @@ fn find_key(
                 .into())
         }
         Choice::Unknown => match may_wait.then(|| source.ask(now)).flatten() {
-            Some(wait) => Err(Obstacle::Wait(wait)),
+            Some(wait) => Err(for_keys(wait)),
             None => Err(rejected(trace, Rejection::KeyUnknown, || format!("kid {:?}", token.kid)).into()),
         },
     }
+}
+
+fn for_keys(keys: KeyWait) -> Obstacle {
+    Obstacle::Wait(Wait::new(async {
+        keys.await;
+        Answer(Answered::Keys)
+    }))
 }
 
 fn pinned_keys(issuer: &IssuerSettings, error: &KeySetError) -> SetupError {

@@ -1,6 +1,6 @@
 //! Request -> Identity: who is calling, proved or refused.
 //!
-//! Reading order: `identities` (the stage itself), `credential` (what was presented), `token` (strict reading of a
+//! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait for), `token` (strict reading of a
 //! compact JWS, by `json`), `keys` (what may verify it), `claims` (what it must say, and what it says about the caller),
 //! `groups` (issuer-qualified group names to policy groups), `cache` (tokens seen before), `source` (an issuer's keys
 //! over time), `provider` (where they come from), `outbound` (the only outbound HTTP), `presets` (what well-known providers
@@ -27,14 +27,17 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod token;
+mod wait;
 
 use std::sync::Arc;
 
 pub use assume::Assumed;
+pub use credential::{Accepted, CredentialKind};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};
 pub use rejection::Rejection;
-pub use source::{IssuerStatus, KeyWait};
+pub use source::IssuerStatus;
+pub use wait::{Answer, Answers, Wait};
 
 /// Who is calling. Anonymous is an identity too: nobody presented a credential.
 ///
@@ -70,16 +73,6 @@ pub struct Identity {
     pub claims: serde_json::Map<String, serde_json::Value>,
     /// `exp` in Unix seconds; `i64::MAX` when anonymous.
     pub expires_at_s: i64,
-}
-
-/// What proved an identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CredentialKind {
-    /// Nothing was presented.
-    #[default]
-    Anonymous,
-    /// A verified JWT in `Authorization: Bearer`.
-    BearerJwt,
 }
 
 impl Identity {

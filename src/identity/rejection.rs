@@ -5,7 +5,7 @@
 pub enum Rejection {
     /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
     CredentialMalformed,
-    /// `Authorization` has a scheme other than `Bearer`.
+    /// A credential of a kind that is not taken here.
     CredentialUnsupported,
     /// `Authorization` is longer than any value HAProxy could have received.
     TokenTooLarge,
@@ -100,7 +100,9 @@ impl Rejection {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Rejection::CredentialMalformed => ("credential_malformed", "The Authorization field is malformed"),
-            Rejection::CredentialUnsupported => ("credential_unsupported", "Only Bearer credentials are accepted"),
+            Rejection::CredentialUnsupported => {
+                ("credential_unsupported", "This kind of credential is not accepted here")
+            }
             Rejection::TokenTooLarge => ("token_too_large", "The token is too large"),
             Rejection::TokenMalformed => ("token_malformed", "The token is not a well-formed JWT"),
             Rejection::TokenEncrypted => ("token_encrypted", "Encrypted tokens are not accepted"),

@@ -100,7 +100,7 @@ impl Pace {
 
 /// Resolves when the key fetch that a request waits for has ended, one way or the other. The caller bounds it by its
 /// own deadline; dropping it stops nothing.
-pub struct KeyWait(Pin<Box<dyn Future<Output = ()> + Send>>);
+pub(crate) struct KeyWait(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Future for KeyWait {
     type Output = ();

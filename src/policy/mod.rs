@@ -11,7 +11,7 @@ pub mod rule;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::identity::Identity;
+use crate::identity::{Accepted, Identity};
 use crate::limit::Charges;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
@@ -25,12 +25,16 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// `ambiguous_paths: allow`: paths that can be read in two ways are matched as decoded once, instead of refused.
     pub allow_ambiguous_paths: bool,
+    /// The kinds of credential that are looked at where no rule matched: whoever is known is then told that nothing
+    /// matches.
+    pub credentials: Accepted,
 }
 
 /// The rule that decides a request, if any, and the path as the application will see it.
 #[derive(Debug)]
 pub struct Matched<'a> {
     rule: Option<&'a Rule>,
+    credentials: &'a Accepted,
     path: Cow<'a, [u8]>,
 }
 
@@ -124,7 +128,8 @@ impl Policy {
         if rule.is_none() {
             trace.step(STAGE, Outcome::Note, || "no rule matches".to_owned());
         }
-        Ok(Matched { rule, path })
+        let credentials = rule.map_or(&self.credentials, |rule| &rule.credentials);
+        Ok(Matched { rule, credentials, path })
     }
 }
 
@@ -132,6 +137,11 @@ impl Matched<'_> {
     /// Whether the rule says that credentials are not even looked at.
     pub fn ignores_credentials(&self) -> bool {
         self.rule.is_some_and(|rule| rule.ignore_credentials)
+    }
+
+    /// Which kinds of credential are looked at, and in which order.
+    pub fn credentials(&self) -> &Accepted {
+        self.credentials
     }
 
     /// The rule's name, for what is refused before [`Matched::authorize`].

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::charge::LimitUse;
 use super::path::PathPattern;
 use crate::identity::settings::ClaimPath;
-use crate::identity::{GroupId, Identity};
+use crate::identity::{Accepted, GroupId, Identity};
 use crate::request::Request;
 
 /// One entry of `rules:`. The first that matches by host, path and method decides; there is no falling through.
@@ -23,6 +23,8 @@ pub struct Rule {
     pub methods: Vec<String>,
     /// Who may pass.
     pub allow: Allow,
+    /// Which kinds of credential are taken, and in which order.
+    pub credentials: Accepted,
     /// Whether credentials are not even looked at (`ignore_credentials: true`).
     pub ignore_credentials: bool,
     /// What is counted for those who may.

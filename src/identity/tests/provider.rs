@@ -18,7 +18,7 @@ use url::Url;
 use super::super::settings::{Algorithm, IssuerSettings, KeyOrigin, Settings};
 use super::super::source::Pace;
 use super::super::testing::{NOW_S, P256_A, P256_B, TestKey, good_claims, jwks, pinned, with};
-use super::super::{Groups, Identified, Identities, IssuerStatus, KeyWait, Rejection};
+use super::super::{Accepted, Answers, Groups, Identified, Identities, IssuerStatus, Rejection, Wait};
 use crate::clock::Clock;
 use crate::request::Request;
 use crate::trace::Trace;
@@ -157,22 +157,23 @@ impl Stage {
     }
 
     fn identify(&self, token: &str) -> Identified {
-        let field = format!("Bearer {token}");
-        let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
-        self.identities.identify(&request, self.clock.now(), &mut Trace::off())
+        self.identify_after(token, &Answers::default())
     }
 
-    /// As the pipeline does: once, wait if told to, once more.
+    fn identify_after(&self, token: &str, answers: &Answers) -> Identified {
+        let field = format!("Bearer {token}");
+        let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
+        self.identities.identify(&request, &Accepted::default(), answers, self.clock.now(), &mut Trace::off())
+    }
+
+    /// As the pipeline does: as often as there is something to wait for.
     async fn outcome(&self, token: &str) -> Result<String, Rejection> {
-        match self.identify(token) {
-            Identified::Known(identity) => Ok(identity.user.clone()),
-            Identified::Rejected(rejection) => Err(rejection),
-            Identified::Wait(wait) => {
-                wait.await;
-                let field = format!("Bearer {token}");
-                let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
-                let answer = self.identities.identify_again(&request, self.clock.now(), &mut Trace::off());
-                answer.map(|identity| identity.user.clone())
+        let mut answers = Answers::default();
+        loop {
+            match self.identify_after(token, &answers) {
+                Identified::Known(identity) => return Ok(identity.user.clone()),
+                Identified::Rejected(rejection) => return Err(rejection),
+                Identified::Wait(wait) => answers.add(wait.await),
             }
         }
     }
@@ -295,7 +296,7 @@ async fn a_flood_of_unknown_kids_costs_the_provider_one_fetch() {
         let header = json!({"alg": "ES256", "kid": format!("k{n}")}).to_string();
         format!("{}.{unsigned}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(header))
     };
-    let waits: Vec<KeyWait> = (0..10_000)
+    let waits: Vec<Wait> = (0..10_000)
         .map(|n| match stage.identify(&token(n)) {
             Identified::Wait(wait) => wait,
             other => panic!("{other:?}"),

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::super::settings::{Algorithm, CacheSettings, IssuerSettings, KeyOrigin, Settings};
 use super::super::testing::{ED25519_A, ISSUER, NOW_S, P256_A, P256_B, P384_A, RSA_A, good_claims, jwks, pinned, with};
-use super::super::{CredentialKind, Groups, Identified, Identities, Identity, Rejection, SetupError};
+use super::super::{
+    Accepted, Answers, CredentialKind, Groups, Identified, Identities, Identity, Rejection, SetupError,
+};
 use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::Trace;
@@ -27,7 +29,7 @@ fn identities(issuers: Vec<IssuerSettings>) -> Identities {
 fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, Rejection> {
     let field = format!("Bearer {token}");
     let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
-    match identities.identify(&request, now, &mut Trace::off()) {
+    match identities.identify(&request, &Accepted::default(), &Answers::default(), now, &mut Trace::off()) {
         Identified::Known(identity) => Ok(identity),
         Identified::Rejected(rejection) => Err(rejection),
         Identified::Wait(_) => panic!("pinned keys are never waited for"),
@@ -50,7 +52,7 @@ fn every_algorithm_verifies_with_its_own_key() {
         for algorithm in algorithms {
             let identity = of(&identities, &key.sign(*algorithm, kid, &good_claims()), now()).unwrap();
             assert_eq!(identity.user, "alice", "{algorithm:?}");
-            assert_eq!(identity.credential, CredentialKind::BearerJwt);
+            assert_eq!(identity.credential, CredentialKind::Jwt);
             assert_eq!(identity.expires_at_s, NOW_S as i64 + 300);
         }
     }
@@ -60,7 +62,11 @@ fn every_algorithm_verifies_with_its_own_key() {
 fn nothing_presented_is_nobody_and_something_unreadable_is_refused() {
     let identities = identities(vec![pinned("acme", ISSUER, &all_keys())]);
     let request = Request::default();
-    let Identified::Known(identity) = identities.identify(&request, now(), &mut Trace::off()) else { panic!() };
+    let Identified::Known(identity) =
+        identities.identify(&request, &Accepted::default(), &Answers::default(), now(), &mut Trace::off())
+    else {
+        panic!()
+    };
     assert!(identity.is_anonymous());
     for (field, expected) in [
         ("", Rejection::CredentialMalformed),
@@ -69,7 +75,7 @@ fn nothing_presented_is_nobody_and_something_unreadable_is_refused() {
         ("Bearer a.b.c.d.e", Rejection::TokenEncrypted),
     ] {
         let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
-        let answer = identities.identify(&request, now(), &mut Trace::off());
+        let answer = identities.identify(&request, &Accepted::default(), &Answers::default(), now(), &mut Trace::off());
         assert!(matches!(answer, Identified::Rejected(rejection) if rejection == expected), "{field:?} {answer:?}");
     }
 }
@@ -351,7 +357,7 @@ fn a_trace_says_each_check_and_never_the_token() {
     let field = format!("Bearer {token}");
     let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
     let mut trace = Trace::on();
-    identities.identify(&request, now(), &mut trace);
+    identities.identify(&request, &Accepted::default(), &Answers::default(), now(), &mut trace);
     let texts: Vec<String> = trace.into_steps().into_iter().map(|step| step.text).collect();
     for expected in ["iss is issuer acme", "the signature holds", "exp 1799999900 was 100 s ago", "token_expired"] {
         assert!(texts.iter().any(|text| text.contains(expected)), "{expected} in {texts:?}");
@@ -383,7 +389,7 @@ proptest! {
         let prefixed = [b"Bearer ", bytes.as_slice()].concat();
         for field in [bytes.as_slice(), &prefixed, built.as_bytes(), &changed] {
             let request = Request { authorization: Some(field), ..Request::default() };
-            let answer = identities.identify(&request, now(), &mut Trace::on());
+            let answer = identities.identify(&request, &Accepted::default(), &Answers::default(), now(), &mut Trace::on());
             prop_assert!(matches!(answer, Identified::Rejected(_)), "{answer:?}");
         }
     }

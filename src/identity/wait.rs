@@ -1,0 +1,79 @@
+//! Waiting for what a credential needs from elsewhere, and what came of it.
+//!
+//! The stage never blocks. Where an answer is on its way it gives a [`Wait`]; whoever has the request's deadline awaits
+//! it, notes the [`Answer`] and asks again. Each sort of answer is waited for once, so that no request waits for ever.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::{Identity, Rejection};
+
+/// Resolves when what a request waits for is there, or is known not to come. Dropping it stops nothing.
+pub struct Wait(Pin<Box<dyn Future<Output = Answer> + Send>>);
+
+impl Wait {
+    pub(crate) fn new(answer: impl Future<Output = Answer> + Send + 'static) -> Wait {
+        Wait(Box::pin(answer))
+    }
+}
+
+impl Future for Wait {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl std::fmt::Debug for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wait")
+    }
+}
+
+/// What came of a wait.
+#[derive(Debug)]
+pub struct Answer(pub(crate) Answered);
+
+#[derive(Debug)]
+pub(crate) enum Answered {
+    /// The issuer's keys were fetched, or could not be.
+    Keys,
+    /// Somebody else was asked who this is.
+    Identity(Result<Arc<Identity>, Rejection>),
+}
+
+/// What a request has waited for so far.
+#[derive(Debug, Default)]
+pub struct Answers {
+    closed: bool,
+    pub(crate) keys: bool,
+    pub(crate) identity: Option<Result<Arc<Identity>, Rejection>>,
+}
+
+impl Answers {
+    /// Notes an answer.
+    pub fn add(&mut self, answer: Answer) {
+        match answer.0 {
+            Answered::Keys => self.keys = true,
+            Answered::Identity(identity) => self.identity = Some(identity),
+        }
+    }
+
+    /// There is no time left: what is not here now will not be waited for.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether keys may still be waited for.
+    pub(crate) fn may_wait_for_keys(&self) -> bool {
+        !self.closed && !self.keys
+    }
+
+    /// Whether somebody else may still be asked who this is.
+    pub(crate) fn may_ask_for_identity(&self) -> bool {
+        !self.closed && self.identity.is_none()
+    }
+}
