@@ -5,13 +5,12 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::counters::WrittenUrl;
-use super::issuers::show_claim_path;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
 use super::{Config, secrets};
 use crate::identity::GroupId;
-use crate::identity::settings::ClaimPath;
+use crate::identity::settings::{ClaimPath, GroupForm, TokenUse};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
 use crate::policy::rule::{Allow, Rule};
@@ -69,7 +68,14 @@ impl Config {
             *out += if index == 0 { "\nissuers:\n" } else { "" };
             put(out, format_args!("  {}:\n    preset: {}\n", text(&issuer.name), written.preset));
             put(out, format_args!("    issuer: {}\n", text(&issuer.issuer)));
+            if !issuer.aliases.is_empty() {
+                put(out, format_args!("    aliases: {}\n", list(&issuer.aliases)));
+            }
             put(out, format_args!("    audiences: {}\n", list(&issuer.audiences)));
+            put(out, format_args!("    tokens: {}\n", word(issuer.tokens, TokenUse::NAMES)));
+            if !issuer.clients.is_empty() {
+                put(out, format_args!("    clients: {}\n", list(&issuer.clients)));
+            }
             if let Some(path) = &written.jwks_file {
                 put(out, format_args!("    jwks_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
             }
@@ -78,20 +84,23 @@ impl Config {
             let claims = &issuer.claims;
             *out += "    claims:\n";
             for (key, path) in [("user", &claims.user), ("email", &claims.email), ("name", &claims.name)] {
-                put(out, format_args!("      {key}: {}\n", text(&show_claim_path(path))));
+                put(out, format_args!("      {key}: {}\n", text(&path.to_string())));
             }
-            for (key, paths) in [
-                ("groups", &claims.groups),
-                ("scopes", &claims.scopes),
-                ("client_id", &claims.client_id),
-                ("audience", &claims.audience),
-            ] {
-                put(out, format_args!("      {key}: {}\n", list(paths.iter().map(show_claim_path))));
+            put(out, format_args!("      groups: {}\n", list(claims.groups.iter().map(ToString::to_string))));
+            for (key, paths) in
+                [("scopes", &claims.scopes), ("client_id", &claims.client_id), ("audience", &claims.audience)]
+            {
+                put(out, format_args!("      {key}: {}\n", list(paths.iter().map(ToString::to_string))));
+            }
+            put(out, format_args!("    group_form: {}\n", word(issuer.group_form, GroupForm::NAMES)));
+            if !issuer.required_claims.is_empty() {
+                let paths = issuer.required_claims.iter().map(ToString::to_string);
+                put(out, format_args!("    required_claims: {}\n", list(paths)));
             }
             if !issuer.require.is_empty() {
                 *out += "    require:\n";
                 for (path, value) in &issuer.require {
-                    put(out, format_args!("      {}: {value}\n", text(&show_claim_path(path))));
+                    put(out, format_args!("      {}: {value}\n", text(&path.to_string())));
                 }
             }
             put(out, format_args!("    leeway: {}\n", show_duration(issuer.leeway)));
@@ -225,7 +234,7 @@ impl Config {
 
 fn claim(out: &mut String, path: &ClaimPath, values: &[Value]) {
     let values: Vec<String> = values.iter().map(ToString::to_string).collect();
-    put(out, format_args!("        {}: [{}]\n", text(&show_claim_path(path)), values.join(", ")));
+    put(out, format_args!("        {}: [{}]\n", text(&path.to_string()), values.join(", ")));
 }
 
 fn rate(quota: Quota) -> String {
@@ -235,6 +244,10 @@ fn rate(quota: Quota) -> String {
 fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
     format!("[{}]", items.join(", "))
+}
+
+fn word<T: PartialEq + Copy, const N: usize>(value: T, known: [(&'static str, T); N]) -> &'static str {
+    known.into_iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
 }
 
 /// As it is where nobody could take it for anything but text; else in double quotes, which read as in JSON.

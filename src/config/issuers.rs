@@ -11,7 +11,8 @@ use super::file::Kind;
 use super::read::{At, Section, quote};
 use crate::identity::presets::{self, PRESET_NAMES};
 use crate::identity::settings::{
-    Algorithm, CacheSettings, ClaimMap, ClaimPath, IssuerSettings, KeyOrigin, OutboundSettings,
+    Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, IssuerSettings, KeyOrigin,
+    OutboundSettings, TokenUse,
 };
 
 /// An issuer, and what its settings do not say any more.
@@ -60,6 +61,18 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         .iter()
         .filter_map(|at| at.text(AUDIENCES).map(str::to_owned))
         .collect();
+    let aliases = match section.take("aliases") {
+        None => None,
+        Some(at) => Some(at.one_or_many(ALIASES).iter().filter_map(|at| at.text(ALIASES).map(str::to_owned)).collect()),
+    };
+    let tokens = match section.take("tokens") {
+        None => Some(preset.tokens),
+        Some(at) => choice(&at, "a use of tokens", TokenUse::NAMES),
+    };
+    let clients = section
+        .take("clients")
+        .map(|at| at.one_or_many(CLIENTS).iter().filter_map(|at| at.text(CLIENTS).map(str::to_owned)).collect())
+        .unwrap_or_default();
     let jwks_at = section.take("jwks_file");
     let jwks = jwks_at.as_ref().map(|at| key_set(at, directory));
     let algorithms = section.take("algorithms").map_or_else(|| Algorithm::ALL.to_vec(), |at| algorithms(&at));
@@ -67,17 +80,29 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         None => Some(preset.claims),
         Some(at) => claims(&at, preset.claims),
     };
+    let group_form = match section.take("group_form") {
+        None => Some(GroupForm::default()),
+        Some(at) => choice(&at, "a form of group names", GroupForm::NAMES),
+    };
     let mut require = preset.require;
-    if let Some(at) = section.take("require") {
+    let require_at = section.take("require");
+    if let Some(at) = require_at {
         for (path, value) in required(&at) {
             require.retain(|(known, _)| *known != path);
             require.push((path, value));
         }
     }
+    let required_claims = section
+        .take("required_claims")
+        .map(|at| at.one_or_many(CLAIM_PATH).iter().filter_map(claim_path).collect())
+        .unwrap_or_default();
     let leeway = match section.take("leeway") {
         None => Some(LEEWAY),
         Some(at) => at.duration(Duration::ZERO, Duration::from_secs(300)),
     };
+    if preset_name == Some("google") && !require.iter().any(|(path, _)| path.to_string() == "hd") {
+        at.warn("whoever has an account at Google passes; `require: { hd: DOMAIN }` keeps it to one organisation");
+    }
     section.finish();
 
     let (keys, jwks_file) = match jwks {
@@ -87,22 +112,42 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
             (KeyOrigin::Pinned { jwks }, Some(path))
         }
     };
+    let written = url_at.as_ref()?.as_text()?;
+    // A preset's alias goes with one issuer, which need not be this one.
+    let of_preset =
+        || preset.aliases.iter().filter(|(issuer, _)| *issuer == written).map(|(_, alias)| (*alias).to_owned());
+    let aliases: Vec<String> = aliases.unwrap_or_else(|| of_preset().collect());
     Some(CheckedIssuer {
         settings: IssuerSettings {
             name: name.into(),
             // As written: `Url` would add a slash to a host alone, and the token is compared byte for byte.
             issuer: url_at?.as_text()?.to_owned(),
+            aliases,
             audiences,
+            tokens: tokens?,
+            clients,
             keys,
             outbound: OutboundSettings { insecure: insecure? },
             algorithms,
             claims: claims?,
             require,
+            required_claims,
+            group_form: group_form?,
             leeway: leeway?,
         },
         preset: preset_name?,
         jwks_file,
     })
+}
+
+/// One of a few words.
+fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
+    let word = at.text(noun)?;
+    let found = known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+    if found.is_none() {
+        at.refuse_name(word, noun, known.map(|(name, _)| name));
+    }
+    found
 }
 
 fn preset_name(at: &At<'_>) -> Option<&'static str> {
@@ -205,7 +250,13 @@ fn claims(at: &At<'_>, mut map: ClaimMap) -> Option<ClaimMap> {
             };
         }
     };
-    several(&mut section, "groups", &mut map.groups);
+    if let Some(at) = section.take("groups") {
+        let pattern = |at: &At<'_>| at.parsed("the path of groups", GROUP_PATH, ClaimPattern::parse);
+        map.groups = match at.kind() {
+            Kind::List(items) if items.is_empty() => Vec::new(),
+            _ => at.one_or_many(GROUP_PATH).iter().filter_map(pattern).collect(),
+        };
+    }
     several(&mut section, "scopes", &mut map.scopes);
     several(&mut section, "client_id", &mut map.client_id);
     several(&mut section, "audience", &mut map.audience);
@@ -246,22 +297,10 @@ pub(super) fn claim_path(at: &At<'_>) -> Option<ClaimPath> {
     at.parsed("the path of a claim", CLAIM_PATH, ClaimPath::parse)
 }
 
-/// The path as [`ClaimPath::parse`] reads it.
-pub(super) fn show_claim_path(path: &ClaimPath) -> String {
-    let is_url = |step: &str| step.starts_with("http://") || step.starts_with("https://");
-    match path.steps() {
-        [only] if is_url(only) => only.clone(),
-        steps => {
-            let quoted = |step: &String| {
-                if step.contains('.') || is_url(step) { format!("\"{step}\"") } else { step.clone() }
-            };
-            steps.iter().map(quoted).collect::<Vec<_>>().join(".")
-        }
-    }
-}
-
 /// Reads `groups:`. All names are in the answer, also those of groups with a mistake.
-pub(super) fn groups(at: &At<'_>, issuers: &[String]) -> Vec<Membership> {
+///
+/// `without_groups` are the issuers whose tokens cannot name any.
+pub(super) fn groups(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Vec<Membership> {
     let named = at.named("a map of groups by name: `ops: [\"acme:platform-ops\"]`");
     named
         .into_iter()
@@ -278,13 +317,13 @@ pub(super) fn groups(at: &At<'_>, issuers: &[String]) -> Vec<Membership> {
                     "another name: in `backend:` it means everyone else",
                 );
             }
-            let members = at.one_or_many(MEMBER).iter().filter_map(|at| member(at, issuers)).collect();
+            let members = at.one_or_many(MEMBER).iter().filter_map(|at| member(at, issuers, without_groups)).collect();
             (name.to_owned(), members)
         })
         .collect()
 }
 
-fn member(at: &At<'_>, issuers: &[String]) -> Option<(String, String)> {
+fn member(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Option<(String, String)> {
     let text = at.text(MEMBER)?;
     let Some((issuer, group)) = text.split_once(':').filter(|(issuer, group)| !issuer.is_empty() && !group.is_empty())
     else {
@@ -297,6 +336,14 @@ fn member(at: &At<'_>, issuers: &[String]) -> Option<(String, String)> {
     };
     if !issuers.iter().any(|known| known == issuer) {
         at.refuse_name(issuer, "an issuer", issuers.iter().map(String::as_str));
+        return None;
+    }
+    if without_groups.contains(&issuer) {
+        // A rule that nobody can meet looks like one that protects something.
+        at.refuse(
+            format!("tokens of {} have no groups, so nobody would ever be in this one", quote(issuer)),
+            "`claims: { groups: … }` at that issuer",
+        );
         return None;
     }
     Some((issuer.to_owned(), group.to_owned()))
@@ -318,8 +365,11 @@ pub(super) fn cache(at: &At<'_>) -> CacheSettings {
     settings
 }
 
+const ALIASES: &str = "other values that `iss` has in tokens of this issuer, such as `accounts.google.com`";
 const AUDIENCES: &str = "a list of audiences: a token must be for one of them";
 const CLAIM_PATH: &str = "member names with dots between them, such as `realm_access.roles`";
+const CLIENTS: &str = "a list of client ids: a token must be issued to one of them";
+const GROUP_PATH: &str = "member names with dots between them, one of which may be `*`: `resource_access.*.roles`";
 const ISSUER: &str = "the URL that tokens have as `iss`, such as `https://login.example/realms/main`";
 const JWKS: &str = "the path of a JSON key set, relative to the config's directory";
 const MEMBER: &str = "`ISSUER:GROUP`, the group as that issuer writes it";
@@ -329,22 +379,3 @@ const JWKS_BYTES_MAX: u64 = 512 * 1024;
 
 /// Clocks of servers that run NTP differ by milliseconds; a minute covers those that do not.
 const LEEWAY: Duration = Duration::from_secs(60);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_claim_path_is_shown_as_it_is_read() {
-        for text in [
-            "sub",
-            "realm_access.roles",
-            "cognito:groups",
-            "https://a.example/r",
-            "a.\"b.c\".d",
-            "\"https://a.example\".r",
-        ] {
-            assert_eq!(show_claim_path(&ClaimPath::parse(text).unwrap()), text);
-        }
-    }
-}

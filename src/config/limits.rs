@@ -6,7 +6,6 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 
 use super::file::Kind;
-use super::issuers::show_claim_path;
 use super::read::{At, nearest, quote};
 use super::values;
 use crate::identity::settings::ClaimPath;
@@ -131,7 +130,7 @@ pub(super) fn show_key_part(part: &KeyPart) -> String {
         KeyPart::Host => "host".to_owned(),
         KeyPart::Path => "path".to_owned(),
         KeyPart::Rule => "rule".to_owned(),
-        KeyPart::Claim(path) => format!("claim:{}", show_claim_path(path)),
+        KeyPart::Claim(path) => format!("claim:{path}"),
     }
 }
 

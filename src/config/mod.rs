@@ -138,7 +138,11 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let (issuer_names, issuers) = issuers_at.map(|at| issuers::read(&at, directory)).unwrap_or_default();
     let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
-    let members = groups_at.as_ref().map(|at| issuers::groups(at, &issuer_names)).unwrap_or_default();
+    let members = {
+        let without = |issuer: &&issuers::CheckedIssuer| issuer.settings.claims.groups.is_empty();
+        let without: Vec<&str> = issuers.iter().filter(without).map(|issuer| &*issuer.settings.name).collect();
+        groups_at.as_ref().map(|at| issuers::groups(at, &issuer_names, &without)).unwrap_or_default()
+    };
     let groups = groups_of(&members, groups_at.as_ref().unwrap_or(root))?;
     let group_names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
     let (counters, redis) = match &counters_at {

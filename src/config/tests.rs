@@ -122,11 +122,13 @@ fn what_is_probably_not_meant_is_a_warning() {
             "warnings.yaml:2:48: spop.allow_from: `0.0.0.0/0` lets every machine ask, and whoever asks is believed",
             "warnings.yaml:3:18: ambiguous_paths: paths that proxies and applications read in different ways pass: \
              `/a/..%2fadmin` is then under `/a`",
-            "warnings.yaml:10:3: groups.paid: no rule, limit or backend uses the group `paid`; it still leaves in `groups`",
-            "warnings.yaml:11:11: counters: without `redis` each of the 3 agents counts for itself, so every limit \
+            "warnings.yaml:8:11: issuers.google: whoever has an account at Google passes; `require: { hd: DOMAIN }` keeps \
+             it to one organisation",
+            "warnings.yaml:11:3: groups.paid: no rule, limit or backend uses the group `paid`; it still leaves in `groups`",
+            "warnings.yaml:12:11: counters: without `redis` each of the 3 agents counts for itself, so every limit \
              holds 3 times over",
-            "warnings.yaml:13:3: limits.unused: no rule uses the limit `unused`",
-            "warnings.yaml:16:5: rules[1]: rule `never` can never match: every request it is for is decided by `all` \
+            "warnings.yaml:14:3: limits.unused: no rule uses the limit `unused`",
+            "warnings.yaml:17:5: rules[1]: rule `never` can never match: every request it is for is decided by `all` \
              (line 15) before it",
             "warnings.yaml:16:43: rules[1].methods[0]: `GTE` is a method that HTTP does not define; `GET` is one that \
              it does",

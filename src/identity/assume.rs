@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::settings::{ClaimPath, IssuerSettings};
+use super::settings::{ClaimPath, ClaimPattern, IssuerSettings};
 use super::{Groups, Identity, Rejection, claims};
 use crate::clock::Now;
 use crate::trace::Trace;
@@ -44,8 +44,8 @@ pub(super) fn assume(
         put(&mut token, path, issuer.audiences.clone().into());
     }
     put(&mut token, &issuer.claims.user, user);
-    if let Some(path) = issuer.claims.groups.first() {
-        put(&mut token, path, assumed.groups.clone().into());
+    if let Some(path) = issuer.claims.groups.iter().find_map(ClaimPattern::as_path) {
+        put(&mut token, &path, assumed.groups.clone().into());
     }
     if let Some(path) = issuer.claims.scopes.first() {
         put(&mut token, path, assumed.scopes.clone().into());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::settings::{ClaimPath, IssuerSettings};
-use super::{CredentialKind, GroupSet, Groups, Identity, Rejection};
+use super::settings::{ClaimPath, ClaimPattern, IssuerSettings, TokenUse};
+use super::{CredentialKind, GroupSet, Groups, Identity, Rejection, group_names};
 use crate::clock::Now;
 use crate::trace::{Outcome, Trace};
 
@@ -23,11 +23,13 @@ pub(crate) fn check(
     trace: &mut Trace,
 ) -> Result<Identity, Rejection> {
     let iss = required_str(&claims, "iss", trace)?;
-    if iss != issuer.issuer {
+    if iss != issuer.issuer && !issuer.aliases.iter().any(|alias| alias == iss) {
         return fail(trace, Rejection::IssuerUnknown, || format!("iss is not {:?}", issuer.issuer));
     }
     let subject = required_str(&claims, "sub", trace)?.to_owned();
+    check_use(&claims, issuer, trace)?;
     check_audience(&claims, issuer, trace)?;
+    check_client(&claims, issuer, trace)?;
     let expires_at_s = check_times(&claims, issuer, now, trace)?;
     check_required(&claims, issuer, trace)?;
     if claims.contains_key("cnf") {
@@ -50,7 +52,7 @@ pub(crate) fn check(
         Some((path, _)) => optional_str(&claims, path, trace)?.to_owned(),
         None => String::new(),
     };
-    let scopes = names(&claims, &issuer.claims.scopes, |c| c == ' ', trace)?;
+    let scopes = scopes(&claims, &issuer.claims.scopes, trace)?;
     let scopes: Vec<String> = scopes.into_iter().map(str::to_owned).collect();
     let (set, groups_known) = policy_groups(&claims, issuer, groups, trace)?;
 
@@ -72,6 +74,59 @@ pub(crate) fn check(
     };
     check_safe(&identity, trace)?;
     Ok(identity)
+}
+
+/// What the token is for, as far as it says: an ID token names a user to its client and is no key to an API, and the
+/// other way round nothing says to whom an access token was shown.
+fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut Trace) -> Result<(), Rejection> {
+    let is = |claim: &str, value: &str| claims.get(claim).is_some_and(|said| said == value);
+    // OpenID Connect Core 1.0, sections 3.1.3.6 and 3.3.2.11: hashes of what came with it. Keycloak and Cognito say it in
+    // a claim, Okta in the identifier.
+    let is_id = ["at_hash", "c_hash", "s_hash"].into_iter().any(|hash| claims.contains_key(hash))
+        || is("typ", "ID")
+        || is("token_use", "id")
+        || claims.get("jti").and_then(Value::as_str).is_some_and(|jti| jti.starts_with("ID."));
+    let is_access = is("typ", "Bearer") || is("token_use", "access");
+    // RFC 8417, section 2.2: a security event token, such as a logout token. Keycloak's refresh tokens are JWTs too.
+    let is_neither = claims.contains_key("events")
+        || ["Refresh", "Offline", "Logout"].into_iter().any(|kind| is("typ", kind))
+        || is("token_use", "refresh");
+    let wrong = match issuer.tokens {
+        TokenUse::Access => is_id || is_neither,
+        TokenUse::Id => is_access || is_neither,
+    };
+    if wrong {
+        return fail(trace, Rejection::TokenType, || {
+            format!("by its claims it is not what `tokens` of {} says", issuer.name)
+        });
+    }
+    Ok(())
+}
+
+/// To whom the token was issued, where that is restricted (`clients`). For ID tokens OpenID Connect Core 1.0, section
+/// 3.1.3.7: `azp`, if there is one, is a client of ours.
+fn check_client(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut Trace) -> Result<(), Rejection> {
+    let (ours, needed) = match (issuer.clients.as_slice(), issuer.tokens) {
+        ([], TokenUse::Access) => return Ok(()),
+        // One that names no `azp` was issued to its audience, which has been checked.
+        ([], TokenUse::Id) => (issuer.audiences.as_slice(), false),
+        (clients, TokenUse::Id) => (clients, false),
+        (clients, TokenUse::Access) => (clients, true),
+    };
+    match first(claims, &issuer.claims.client_id) {
+        None if needed => {
+            fail(trace, Rejection::ClaimMissing, || "no claim says which client it was issued to".to_owned())
+        }
+        None => Ok(()),
+        Some((path, Value::String(client))) if ours.contains(client) => {
+            pass(trace, || format!("{path} is a client of ours"));
+            Ok(())
+        }
+        Some((path, Value::String(client))) => {
+            fail(trace, Rejection::ClaimMismatch, || format!("{path} is {client:?}, expected any of {ours:?}"))
+        }
+        Some((path, _)) => malformed(trace, path, "a string"),
+    }
 }
 
 /// `aud` (RFC 7519, section 4.1.3), or what stands in its place: a string or an array of strings, any of which is ours.
@@ -134,6 +189,11 @@ fn check_required(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &
         }
         pass(trace, || format!("{path} is {required}"));
     }
+    for path in &issuer.required_claims {
+        if path.find(claims).is_none_or(Value::is_null) {
+            return fail(trace, Rejection::ClaimMissing, || format!("{path} is missing"));
+        }
+    }
     Ok(())
 }
 
@@ -160,9 +220,14 @@ fn policy_groups(
 ) -> Result<(GroupSet, bool), Rejection> {
     let known = !left_out(claims, &issuer.claims.groups);
     let mut set = GroupSet::default();
-    for group in names(claims, &issuer.claims.groups, |c| c == ' ' || c == ',', trace)? {
-        for id in groups.of(&issuer.name, group) {
-            set.insert(*id);
+    for path in &issuer.claims.groups {
+        for (under, value) in path.find(claims) {
+            let Some(names) = group_names::read(value, under, issuer.group_form) else {
+                return malformed(trace, path, "a string or an array of strings");
+            };
+            for id in names.iter().flat_map(|name| groups.of(&issuer.name, name)) {
+                set.insert(*id);
+            }
         }
     }
     if known {
@@ -176,8 +241,8 @@ fn policy_groups(
 /// Entra's overage: with more groups than fit, `_claim_names` (OpenID Connect Core 1.0, section 5.6.2) says that they
 /// are to be had elsewhere, or `hasgroups` that there are some. Anything in their place that we cannot read counts as
 /// "left out" too: unknown is never none.
-fn left_out(claims: &Map<String, Value>, paths: &[ClaimPath]) -> bool {
-    let named = |name: &str| paths.iter().any(|path| path.steps().first().is_some_and(|step| step == name));
+fn left_out(claims: &Map<String, Value>, paths: &[ClaimPattern]) -> bool {
+    let named = |name: &str| paths.iter().any(|path| path.claim() == name);
     let distributed = match claims.get("_claim_names") {
         None => false,
         Some(Value::Object(names)) => names.keys().any(|name| named(name)),
@@ -209,16 +274,15 @@ fn first<'a, 'p>(claims: &'a Map<String, Value>, paths: &'p [ClaimPath]) -> Opti
     paths.iter().find_map(|path| Some((path, path.find(claims)?)))
 }
 
-/// An array of strings, or one string with names between separators. Absent and `null` are no names.
-fn names<'a>(
+/// Scopes: an array of strings, or one string with spaces between (RFC 6749, section 3.3). Absent and `null` are none.
+fn scopes<'a>(
     claims: &'a Map<String, Value>,
     paths: &[ClaimPath],
-    separates: impl Fn(char) -> bool,
     trace: &mut Trace,
 ) -> Result<Vec<&'a str>, Rejection> {
     match first(claims, paths) {
         None | Some((_, Value::Null)) => Ok(Vec::new()),
-        Some((_, Value::String(text))) => Ok(text.split(separates).filter(|name| !name.is_empty()).collect()),
+        Some((_, Value::String(text))) => Ok(text.split(' ').filter(|scope| !scope.is_empty()).collect()),
         Some((path, value)) => match strings(value) {
             Some(names) => Ok(names),
             None => malformed(trace, path, "a string or an array of strings"),
@@ -270,7 +334,7 @@ fn whole(seconds: f64) -> i64 {
     seconds as i64
 }
 
-fn malformed<T>(trace: &mut Trace, path: &ClaimPath, expected: &str) -> Result<T, Rejection> {
+fn malformed<T>(trace: &mut Trace, path: &impl std::fmt::Display, expected: &str) -> Result<T, Rejection> {
     fail(trace, Rejection::ClaimMalformed, || format!("{path} is malformed, expected {expected}"))
 }
 
@@ -290,6 +354,7 @@ fn note(trace: &mut Trace, text: impl FnOnce() -> String) {
 #[cfg(test)]
 mod tests {
     use super::super::presets::preset;
+    use super::super::settings::GroupForm;
     use super::super::testing::{AUDIENCE, ISSUER, NOW_S, good_claims, pinned, with};
     use super::*;
     use crate::clock::Clock;
@@ -298,7 +363,7 @@ mod tests {
     fn issuer(preset_name: &str) -> IssuerSettings {
         let preset = preset(preset_name).unwrap();
         let mut issuer = pinned("acme", ISSUER, &[]);
-        (issuer.claims, issuer.require) = (preset.claims, preset.require);
+        (issuer.claims, issuer.require, issuer.tokens) = (preset.claims, preset.require, preset.tokens);
         issuer
     }
 
@@ -462,7 +527,7 @@ mod tests {
                 json!({"typ": "Bearer", "preferred_username": "alice", "azp": "web", "scope": "openid profile",
                        "realm_access": {"roles": ["platform-ops"]}, "groups": ["plan-pro"],
                        "resource_access": {"web": {"roles": ["x"]}}}),
-                ["alice", "web", "ops", "openid profile"],
+                ["alice", "web", "ops,paid", "openid profile"],
             ),
             Shape(
                 "auth0",
@@ -478,8 +543,8 @@ mod tests {
             ),
             Shape(
                 "google",
-                json!({"email": "alice@acme.example", "email_verified": true, "hd": "acme.example", "azp": "c3"}),
-                ["alice@acme.example", "c3", "", ""],
+                json!({"email": "alice@acme.example", "email_verified": true, "hd": "acme.example", "azp": AUDIENCE}),
+                ["alice@acme.example", AUDIENCE, "", ""],
             ),
         ] {
             let identity = identify(&issuer(name), &with(&good_claims(), changes)).unwrap();
@@ -491,13 +556,102 @@ mod tests {
             );
         }
         let id_token = with(&good_claims(), json!({"token_use": "id", "username": "alice"}));
-        assert_eq!(identify(&issuer("cognito"), &id_token).err(), Some(Rejection::ClaimMismatch));
+        assert_eq!(identify(&issuer("cognito"), &id_token).err(), Some(Rejection::TokenType));
+    }
+
+    #[test]
+    fn a_token_is_taken_for_what_it_says_it_is_for() {
+        use Rejection::{ClaimMalformed, ClaimMismatch, ClaimMissing, TokenType};
+        let (access, id) = (issuer("generic"), issuer("google"));
+        let mut restricted = issuer("generic");
+        restricted.clients = vec!["web".to_owned(), "cli".to_owned()];
+        let mut id_for_web = issuer("google");
+        id_for_web.clients = vec!["web".to_owned()];
+        for (changes, [as_access, as_id, for_clients, as_id_for_web]) in [
+            (json!({}), [None, None, Some(ClaimMissing), None]),
+            (json!({"azp": "web"}), [None, Some(ClaimMismatch), None, None]),
+            (json!({"azp": AUDIENCE}), [None, None, Some(ClaimMismatch), Some(ClaimMismatch)]),
+            (json!({"azp": "Web"}), [None, Some(ClaimMismatch), Some(ClaimMismatch), Some(ClaimMismatch)]),
+            (json!({"azp": ["web"]}), [Some(ClaimMalformed); 4]),
+            (json!({"client_id": "cli"}), [None, None, None, None]),
+            (json!({"at_hash": "x"}), [Some(TokenType), None, Some(TokenType), None]),
+            (json!({"typ": "ID"}), [Some(TokenType), None, Some(TokenType), None]),
+            (json!({"token_use": "id"}), [Some(TokenType), None, Some(TokenType), None]),
+            (json!({"jti": "ID.x"}), [Some(TokenType), None, Some(TokenType), None]),
+            (json!({"typ": "Bearer", "azp": "web"}), [None, Some(TokenType), None, Some(TokenType)]),
+            (json!({"token_use": "access", "azp": "web"}), [None, Some(TokenType), None, Some(TokenType)]),
+            (json!({"events": {}}), [Some(TokenType); 4]),
+            (json!({"typ": "Refresh"}), [Some(TokenType); 4]),
+            (json!({"typ": "Logout"}), [Some(TokenType); 4]),
+        ] {
+            let address = json!({"email": "a@acme.example", "email_verified": true});
+            let claims = with(&with(&good_claims(), address), changes.clone());
+            for (issuer, expected) in
+                [(&access, as_access), (&id, as_id), (&restricted, for_clients), (&id_for_web, as_id_for_web)]
+            {
+                assert_eq!(
+                    identify(issuer, &claims).err(),
+                    expected,
+                    "{changes} {:?} {:?}",
+                    issuer.tokens,
+                    issuer.clients
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_alias_is_the_issuer_and_required_claims_must_be_there() {
+        let mut issuer = issuer("generic");
+        issuer.aliases = vec!["login.acme.example".to_owned()];
+        issuer.required_claims = vec![ClaimPath::parse("org.id").unwrap()];
+        for (changes, expected) in [
+            (json!({}), None),
+            (json!({"iss": "login.acme.example"}), None),
+            (json!({"iss": "login.acme.example/"}), Some(Rejection::IssuerUnknown)),
+            (json!({"org": {}}), Some(Rejection::ClaimMissing)),
+            (json!({"org": {"id": null}}), Some(Rejection::ClaimMissing)),
+        ] {
+            let claims = with(&with(&good_claims(), json!({"org": {"id": 7}})), changes.clone());
+            let identity = identify(&issuer, &claims);
+            assert_eq!(identity.as_ref().err().copied(), expected, "{changes}");
+            assert!(identity.is_err() || identity.is_ok_and(|identity| identity.issuer == ISSUER), "{changes}");
+        }
+    }
+
+    #[test]
+    fn groups_come_from_every_place_and_a_role_is_its_clients() {
+        let groups = Groups::new([
+            ("admins", vec![("acme", "web:admin")]),
+            ("ops", vec![("acme", "ops")]),
+            ("staff", vec![("acme", "/staff")]),
+        ])
+        .unwrap();
+        let mut keycloak = issuer("keycloak");
+        for (form, claims, expected) in [
+            (GroupForm::AsWritten, json!({"resource_access": {"web": {"roles": ["admin"]}}}), "admins"),
+            (GroupForm::AsWritten, json!({"resource_access": {"other": {"roles": ["admin"]}}}), ""),
+            (
+                GroupForm::AsWritten,
+                json!({"groups": ["/staff"], "realm_access": {"roles": ["ops"]},
+                       "resource_access": {"web": {"roles": "admin"}}}),
+                "admins,ops,staff",
+            ),
+            (GroupForm::LastSegment, json!({"groups": ["/a/ops", "/staff"]}), "ops"),
+            (GroupForm::CommonName, json!({"groups": "cn=ops,ou=groups"}), "ops"),
+        ] {
+            keycloak.group_form = form;
+            let claims = with(&with(&good_claims(), json!({"preferred_username": "alice"})), claims);
+            let read = crate::identity::json::object(claims.to_string().as_bytes()).unwrap();
+            let identity = check(read, &keycloak, &groups, Clock::by_hand(NOW_S).now(), &mut Trace::off()).unwrap();
+            assert_eq!(identity.groups_joined, expected, "{claims}");
+        }
     }
 
     #[test]
     fn a_literal_url_claim_holds_groups() {
         let mut auth0 = issuer("auth0");
-        auth0.claims.groups = vec![ClaimPath::parse("https://corp.example/roles").unwrap()];
+        auth0.claims.groups = vec![ClaimPattern::parse("https://corp.example/roles").unwrap()];
         let claims = with(&good_claims(), json!({"https://corp.example/roles": ["plan-pro"]}));
         assert_eq!(identify(&auth0, &claims).unwrap().groups_joined, "paid");
     }

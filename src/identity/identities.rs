@@ -86,12 +86,14 @@ impl Identities {
         let mut by_iss = HashMap::new();
         let mut sources = Vec::new();
         for (index, issuer) in settings.issuers.iter().enumerate() {
-            if let Some(first) = by_iss.insert(issuer.issuer.clone(), index) {
-                return Err(SetupError::DuplicateIssuer {
-                    first: Arc::clone(&settings.issuers[first].name),
-                    second: Arc::clone(&issuer.name),
-                    issuer: issuer.issuer.clone(),
-                });
+            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases) {
+                if let Some(first) = by_iss.insert(iss.clone(), index) {
+                    return Err(SetupError::DuplicateIssuer {
+                        first: Arc::clone(&settings.issuers[first].name),
+                        second: Arc::clone(&issuer.name),
+                        issuer: iss.clone(),
+                    });
+                }
             }
             let source = match previous.and_then(|previous| previous.source_of(issuer)) {
                 Some(kept) => kept,

@@ -20,6 +20,19 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Err
     }
 }
 
+/// Reads one JSON array of strings; `None` for anything else.
+pub(crate) fn strings(bytes: &[u8]) -> Option<Vec<String>> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict { depth_left: 1 }.deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    match value {
+        Value::Array(items) => {
+            items.into_iter().map(|item| if let Value::String(text) = item { Some(text) } else { None }).collect()
+        }
+        _ => None,
+    }
+}
+
 /// One value, `depth_left` arrays or objects deep at most.
 #[derive(Clone, Copy)]
 struct Strict {

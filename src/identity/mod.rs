@@ -10,8 +10,10 @@
 
 mod assume;
 mod cache;
+mod claim_path;
 mod claims;
 mod credential;
+mod group_names;
 pub mod groups;
 mod identities;
 mod json;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::settings::{ClaimMap, ClaimPath};
+use super::settings::{ClaimMap, ClaimPath, ClaimPattern, TokenUse};
 
 /// Defaults for one kind of provider.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +11,10 @@ pub struct Preset {
     pub claims: ClaimMap,
     /// Claims that must equal a value.
     pub require: Vec<(ClaimPath, Value)>,
+    /// Which of its JWTs are taken.
+    pub tokens: TokenUse,
+    /// Other values of `iss`: each goes with the issuer that stands before it, and with no other.
+    pub aliases: &'static [(&'static str, &'static str)],
 }
 
 /// The preset of that name, `None` where there is none.
@@ -22,7 +26,7 @@ pub fn preset(name: &str) -> Option<Preset> {
     Some(Preset {
         claims: ClaimMap {
             user: one(row.user)?,
-            groups: many(row.groups)?,
+            groups: row.groups.iter().map(|path| ClaimPattern::parse(path)).collect::<Option<Vec<_>>>()?,
             scopes: many(row.scopes)?,
             email: one("email")?,
             name: one("name")?,
@@ -34,6 +38,8 @@ pub fn preset(name: &str) -> Option<Preset> {
             .iter()
             .map(|(path, value)| Some((one(path)?, Value::from(*value))))
             .collect::<Option<Vec<_>>>()?,
+        tokens: row.tokens,
+        aliases: row.aliases,
     })
 }
 
@@ -48,6 +54,8 @@ struct Row {
     client_id: &'static [&'static str],
     audience: &'static [&'static str],
     require: &'static [(&'static str, &'static str)],
+    tokens: TokenUse,
+    aliases: &'static [(&'static str, &'static str)],
 }
 
 /// RFC 7519 and RFC 9068 names, and the ones several providers share.
@@ -59,6 +67,8 @@ const GENERIC: Row = Row {
     client_id: &["azp", "client_id", "cid", "appid"],
     audience: &["aud"],
     require: &[],
+    tokens: TokenUse::Access,
+    aliases: &[],
 };
 
 const ROWS: [Row; 7] = [
@@ -67,7 +77,16 @@ const ROWS: [Row; 7] = [
     Row { name: "okta", scopes: &["scp"], client_id: &["cid"], ..GENERIC },
     // Access tokens are opaque, so these are ID tokens. There is no groups claim at all; restrict the domain with
     // `require: { hd: … }`. A token whose address is not verified has no user.
-    Row { name: "google", user: "email", groups: &[], scopes: &[], client_id: &["azp"], ..GENERIC },
+    Row {
+        name: "google",
+        user: "email",
+        groups: &[],
+        scopes: &[],
+        client_id: &["azp"],
+        tokens: TokenUse::Id,
+        aliases: &[("https://accounts.google.com", "accounts.google.com")],
+        ..GENERIC
+    },
     // `oid` is the one name of a user that never changes and is the same for every application: `sub` differs by
     // application, and `preferred_username` can be given to somebody else. Groups are GUIDs; `appid` is of version 1.
     Row {
@@ -78,10 +97,11 @@ const ROWS: [Row; 7] = [
         client_id: &["azp", "appid"],
         ..GENERIC
     },
+    // Roles of a client are named `CLIENT:ROLE`; `groups` is there by a mapper, as `/full/path`.
     Row {
         name: "keycloak",
         user: "preferred_username",
-        groups: &["realm_access.roles"],
+        groups: &["groups", "realm_access.roles", "resource_access.*.roles"],
         scopes: &["scope"],
         client_id: &["azp"],
         ..GENERIC
@@ -98,6 +118,7 @@ const ROWS: [Row; 7] = [
         client_id: &["client_id"],
         audience: &["aud", "client_id"],
         require: &[("token_use", "access")],
+        ..GENERIC
     },
 ];
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use super::claim_path::{ClaimPath, ClaimPattern};
+
 /// Everything `identity` needs to know, besides the groups.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
@@ -38,8 +40,15 @@ pub struct IssuerSettings {
     pub name: Arc<str>,
     /// The exact `iss` value; compared byte for byte (a trailing slash counts).
     pub issuer: String,
+    /// Other values of `iss` that mean this issuer, compared as exactly (Google's without a scheme).
+    pub aliases: Vec<String>,
     /// Acceptable audiences, any of. Never empty.
     pub audiences: Vec<String>,
+    /// Which of its JWTs are taken.
+    pub tokens: TokenUse,
+    /// The clients that a token may be issued to, where that is restricted; empty where not. ID tokens are always:
+    /// without a list, to the audiences.
+    pub clients: Vec<String>,
     /// Where its keys come from.
     pub keys: KeyOrigin,
     /// How its provider is asked.
@@ -50,6 +59,10 @@ pub struct IssuerSettings {
     pub claims: ClaimMap,
     /// Claims that must equal a value (`hd: acme.example`).
     pub require: Vec<(ClaimPath, serde_json::Value)>,
+    /// Claims that must be there, besides `iss`, `sub`, `aud`, `exp` and the user.
+    pub required_claims: Vec<ClaimPath>,
+    /// What of a group's name counts.
+    pub group_form: GroupForm,
     /// Clock skew allowed at `exp`, `nbf` and `iat`; at most 300 s.
     pub leeway: Duration,
 }
@@ -126,72 +139,51 @@ impl Algorithm {
     }
 }
 
-/// A way into the claims, one member name a step: `realm_access.roles`, `cognito:groups`.
-///
-/// As written in a config, dots separate steps; a claim whose own name holds a dot or a slash (`https://x.example/roles`)
-/// is written in double quotes: `"\"https://x.example/roles\""`. A path that begins with `http://` or `https://` is one
-/// step as it stands, since no provider nests below a URL.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClaimPath(Vec<String>);
-
-impl ClaimPath {
-    /// Parses the config's notation; `None` where a step is empty or a quote is not closed.
-    pub fn parse(text: &str) -> Option<ClaimPath> {
-        if text.starts_with("https://") || text.starts_with("http://") {
-            return Some(ClaimPath(vec![text.to_owned()]));
-        }
-        let mut steps = Vec::new();
-        let mut rest = text;
-        loop {
-            let (step, after) = if let Some(quoted) = rest.strip_prefix('"') {
-                let (step, after) = quoted.split_once('"')?;
-                (step, after)
-            } else {
-                rest.split_at(rest.find('.').unwrap_or(rest.len()))
-            };
-            if step.is_empty() {
-                return None;
-            }
-            steps.push(step.to_owned());
-            match after.strip_prefix('.') {
-                Some(more) => rest = more,
-                None if after.is_empty() => return Some(ClaimPath(steps)),
-                None => return None,
-            }
-        }
-    }
-
-    /// The value it leads to, `None` where a step is missing or is not an object.
-    pub fn find<'a>(&self, claims: &'a serde_json::Map<String, serde_json::Value>) -> Option<&'a serde_json::Value> {
-        let (first, rest) = self.0.split_first()?;
-        rest.iter().try_fold(claims.get(first)?, |value, step| value.as_object()?.get(step))
-    }
-
-    /// The steps.
-    pub fn steps(&self) -> &[String] {
-        &self.0
-    }
+/// What of a group's name, as its issuer writes it, the config's `groups:` names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupForm {
+    /// All of it, letter by letter.
+    #[default]
+    AsWritten,
+    /// The common name of a distinguished name (RFC 4514): `ops` of `cn=ops,ou=groups`. What is no distinguished name
+    /// counts as it is.
+    CommonName,
+    /// What follows the last slash: `ops` of `/staff/ops`.
+    LastSegment,
 }
 
-impl std::fmt::Display for ClaimPath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, step) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(".")?;
-            }
-            f.write_str(step)?;
-        }
-        Ok(())
-    }
+impl GroupForm {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, GroupForm); 3] = [
+        ("as_written", GroupForm::AsWritten),
+        ("common_name", GroupForm::CommonName),
+        ("last_segment", GroupForm::LastSegment),
+    ];
 }
 
-/// Which claims say what. Where several paths are given the first that leads to a value counts.
+/// Which of an issuer's JWTs are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenUse {
+    /// Access tokens (RFC 9068, or what the issuer writes as such). What shows itself as an ID token is refused.
+    #[default]
+    Access,
+    /// ID tokens (OpenID Connect Core 1.0, section 2), for an issuer that has no other JWT. What shows itself as an
+    /// access token is refused.
+    Id,
+}
+
+impl TokenUse {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, TokenUse); 2] = [("access", TokenUse::Access), ("id", TokenUse::Id)];
+}
+
+/// Which claims say what. Where several paths are given the first that leads to a value counts, but for groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimMap {
     /// Identity's `user`. A token without it is refused.
     pub user: ClaimPath,
-    /// Group names: an array of strings, or one string with names separated by spaces or commas.
-    pub groups: Vec<ClaimPath>,
+    /// Group names, of all these places together: see [`GroupForm`].
+    pub groups: Vec<ClaimPattern>,
     /// Scopes: an array of strings or a space-separated string.
     pub scopes: Vec<ClaimPath>,
     /// E-mail address.
@@ -202,29 +194,4 @@ pub struct ClaimMap {
     pub client_id: Vec<ClaimPath>,
     /// What stands for `aud` (Cognito's access tokens have `client_id` in its place).
     pub audience: Vec<ClaimPath>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn claim_paths_read_as_written() {
-        for (text, steps) in [
-            ("sub", Some(vec!["sub"])),
-            ("realm_access.roles", Some(vec!["realm_access", "roles"])),
-            ("cognito:groups", Some(vec!["cognito:groups"])),
-            ("https://corp.example/roles", Some(vec!["https://corp.example/roles"])),
-            ("resource_access.\"my.client\".roles", Some(vec!["resource_access", "my.client", "roles"])),
-            ("", None),
-            ("a..b", None),
-            ("a.", None),
-            ("\"a", None),
-            ("\"a\"b", None),
-        ] {
-            let read = ClaimPath::parse(text);
-            let read = read.as_ref().map(|path| path.steps().iter().map(String::as_str).collect::<Vec<_>>());
-            assert_eq!(read, steps, "{text}");
-        }
-    }
 }

@@ -14,7 +14,7 @@ use jsonwebtoken::EncodingKey;
 use serde_json::{Value, json};
 
 use super::presets::preset;
-use super::settings::{Algorithm, IssuerSettings, KeyOrigin, OutboundSettings};
+use super::settings::{Algorithm, GroupForm, IssuerSettings, KeyOrigin, OutboundSettings};
 
 /// A key pair: signs tokens, and gives its public half as a JWK.
 pub(crate) struct TestKey {
@@ -75,12 +75,17 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
     IssuerSettings {
         name: name.into(),
         issuer: issuer.to_owned(),
+        aliases: Vec::new(),
         audiences: vec![AUDIENCE.to_owned()],
+        tokens: preset.tokens,
+        clients: Vec::new(),
         keys: KeyOrigin::Pinned { jwks: Arc::from(jwks(keys)) },
         outbound: OutboundSettings::default(),
         algorithms: Algorithm::ALL.to_vec(),
         claims: preset.claims,
         require: preset.require,
+        required_claims: Vec::new(),
+        group_form: GroupForm::AsWritten,
         leeway: Duration::from_secs(60),
     }
 }
