@@ -129,12 +129,12 @@ fn what_is_probably_not_meant_is_a_warning() {
              holds 3 times over",
             "warnings.yaml:14:3: limits.unused: no rule uses the limit `unused`",
             "warnings.yaml:17:5: rules[1]: rule `never` can never match: every request it is for is decided by `all` \
-             (line 15) before it",
-            "warnings.yaml:16:43: rules[1].methods[0]: `GTE` is a method that HTTP does not define; `GET` is one that \
+             (line 16) before it",
+            "warnings.yaml:17:43: rules[1].methods[0]: `GTE` is a method that HTTP does not define; `GET` is one that \
              it does",
-            "warnings.yaml:17:28: rules[2].path: `/a%2Fb` is compared with the path as the application sees it: \
+            "warnings.yaml:18:28: rules[2].path: `/a%2Fb` is compared with the path as the application sees it: \
              decoded, and without a query",
-            "warnings.yaml:19:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
+            "warnings.yaml:20:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
              issuer writes them",
         ]
     );
