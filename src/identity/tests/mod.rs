@@ -1,4 +1,6 @@
-//! The stage as a whole: `verify` (pinned keys, no network) and `provider` (keys from a server on loopback).
+//! The stage as a whole: `verify` (pinned keys, no network), `provider` (keys from a server on loopback), and `vectors`
+//! (what others have published).
 
 mod provider;
+mod vectors;
 mod verify;
