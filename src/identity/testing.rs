@@ -22,7 +22,7 @@ pub(crate) struct TestKey {
     pair: Pair,
     /// Without `kid`.
     jwk: Value,
-    /// SubjectPublicKeyInfo, for RSA.
+    /// SubjectPublicKeyInfo.
     pub(crate) public_der: Vec<u8>,
 }
 
@@ -137,9 +137,9 @@ pub(crate) static ED25519_A: LazyLock<TestKey> = LazyLock::new(|| {
     let pair = Ed25519KeyPair::generate().unwrap();
     let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
     TestKey {
+        public_der: pair.public_key().as_der().unwrap().as_ref().to_vec(),
         pair: Pair::Ed25519(pair),
         jwk: json!({ "kty": "OKP", "crv": "Ed25519", "x": x }),
-        public_der: Vec::new(),
     }
 });
 
@@ -164,7 +164,7 @@ fn ec(algorithm: &'static EcdsaSigningAlgorithm, crv: &str, octets_each: usize) 
     let (x, y) = pair.public_key().as_ref()[1..].split_at(octets_each);
     TestKey {
         jwk: json!({ "kty": "EC", "crv": crv, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) }),
-        public_der: Vec::new(),
+        public_der: pair.public_key().as_der().unwrap().as_ref().to_vec(),
         pair: Pair::Ec(pair),
     }
 }

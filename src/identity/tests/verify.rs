@@ -17,16 +17,16 @@ use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::Trace;
 
-fn all_keys() -> [Value; 5] {
+pub(super) fn all_keys() -> [Value; 5] {
     [RSA_A.jwk("r"), P256_A.jwk("e"), P384_A.jwk("f"), P521_A.jwk("g"), ED25519_A.jwk("o")]
 }
 
-fn identities(issuers: Vec<IssuerSettings>) -> Identities {
+pub(super) fn identities(issuers: Vec<IssuerSettings>) -> Identities {
     let settings = Settings { issuers, cache: CacheSettings::default() };
     Identities::new(settings, Arc::new(Groups::default()), None).unwrap()
 }
 
-fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, Rejection> {
+pub(super) fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, Rejection> {
     let field = format!("Bearer {token}");
     let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
     match identities.identify(&request, now, &mut Trace::off()) {
@@ -36,7 +36,7 @@ fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, R
     }
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Clock::by_hand(NOW_S).now()
 }
 
