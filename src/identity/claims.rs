@@ -317,19 +317,19 @@ fn optional_str<'a>(claims: &'a Map<String, Value>, path: &ClaimPath, trace: &mu
     }
 }
 
-/// A NumericDate (RFC 7519, section 2): any JSON number. `json` refuses numbers beyond `f64`, so it is finite.
+/// A NumericDate (RFC 7519, section 2): any JSON number that is a second which `i64` can count. Beyond that it is no
+/// date, and readers disagree about what it is: one wraps it round, another takes it for the end of time.
 fn numeric_date(claims: &Map<String, Value>, name: &str, trace: &mut Trace) -> Result<Option<f64>, Rejection> {
     match claims.get(name) {
         None => Ok(None),
         Some(value) => match value.as_f64() {
-            Some(seconds) if seconds.is_finite() => Ok(Some(seconds)),
+            Some(seconds) if value.is_i64() || seconds.abs() < SECONDS_END => Ok(Some(seconds)),
             _ => fail(trace, Rejection::ClaimMalformed, || format!("{name} is malformed, expected a number")),
         },
     }
 }
 
-/// To `i64`. Rust's `as` saturates between these types, so a date out of range stays far away on its own side of now;
-/// nothing below 2^53 loses a second.
+/// To `i64`. Nothing below 2^53 loses a second; `i64::MAX` itself, which is 2^63 as `f64`, saturates back to itself.
 fn whole(seconds: f64) -> i64 {
     seconds as i64
 }
@@ -350,6 +350,9 @@ fn pass(trace: &mut Trace, text: impl FnOnce() -> String) {
 fn note(trace: &mut Trace, text: impl FnOnce() -> String) {
     trace.step("identify", Outcome::Note, text);
 }
+
+/// 2^63: the first number of seconds that `i64` has no room for.
+const SECONDS_END: f64 = 9_223_372_036_854_775_808.0;
 
 #[cfg(test)]
 mod tests {
@@ -420,13 +423,18 @@ mod tests {
             (json!({"exp": 0}), Some(TokenExpired)),
             (json!({"exp": -1}), Some(TokenExpired)),
             (json!({"exp": i64::MIN}), Some(TokenExpired)),
-            (json!({"exp": -1e300}), Some(TokenExpired)),
-            (json!({"exp": 1e300}), None),
-            (json!({"exp": u64::MAX}), None),
+            (json!({"exp": i64::MAX}), None),
+            (json!({"exp": 9.2e18}), None),
+            (json!({"exp": -9.2e18}), Some(TokenExpired)),
+            (json!({"exp": 9.3e18}), Some(ClaimMalformed)),
+            (json!({"exp": -1e300}), Some(ClaimMalformed)),
+            (json!({"exp": 1e300}), Some(ClaimMalformed)),
+            (json!({"exp": u64::MAX}), Some(ClaimMalformed)),
             (json!({"nbf": now + 60}), None),
             (json!({"nbf": now + 61}), Some(TokenNotYetValid)),
             (json!({"nbf": now as f64 + 60.5}), Some(TokenNotYetValid)),
-            (json!({"nbf": 1e300}), Some(TokenNotYetValid)),
+            (json!({"nbf": 9e18}), Some(TokenNotYetValid)),
+            (json!({"nbf": 1e300}), Some(ClaimMalformed)),
             (json!({"nbf": (now - 1).to_string()}), Some(ClaimMalformed)),
             (json!({"nbf": null}), Some(ClaimMalformed)),
             (json!({"iat": "-"}), None),

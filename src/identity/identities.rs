@@ -241,7 +241,7 @@ impl Identities {
             .into());
         }
         let key = find_key(&token, issuer, source, now, trace, may_wait)?;
-        if !key.verifies(token.signature, token.message, token.algorithm) {
+        if !key.verifies(&token.signature, token.message, token.algorithm) {
             return Err(rejected(trace, Rejection::SignatureInvalid, || format!("by {key:?}")).into());
         }
         trace.step(STAGE, Outcome::Pass, || format!("the signature holds, by {key:?}"));

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RsaPublicKeyComponents, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 
 use super::json;
@@ -28,9 +28,12 @@ pub(crate) struct KeySet {
 /// One usable public key.
 pub(crate) struct Key {
     kid: Option<String>,
-    algorithms: Vec<Algorithm>,
+    /// What it may verify, and the key made ready for that; never empty.
+    ///
+    /// An RSA key without `alg` is made ready six times, a few KiB each: issuers have a handful of keys, and parsing one
+    /// for each token would cost a tenth of the check.
+    verifiers: Vec<(Algorithm, ParsedPublicKey)>,
     material: Material,
-    decoding: DecodingKey,
     live: AtomicBool,
 }
 
@@ -89,7 +92,7 @@ pub(crate) enum SkipReason {
     Algorithm,
     #[error("\"alg\" is not among the algorithms allowed for the issuer")]
     AlgorithmNotAllowed,
-    #[error("the curve is not P-256, P-384 or Ed25519")]
+    #[error("the curve is not P-256, P-384, P-521 or Ed25519")]
     Curve,
     #[error("a number in it is missing or not base64url")]
     Encoding,
@@ -97,6 +100,8 @@ pub(crate) enum SkipReason {
     Modulus,
     #[error("the RSA exponent is not an odd number from 3 to 2^32 - 1")]
     Exponent,
+    #[error("the RSA modulus is of a kind that can be factored (ROCA, CVE-2017-15361)")]
+    Factorable,
     #[error("it is not a point on its curve, or not a valid key")]
     Invalid,
     #[error("an earlier key has the same \"kid\" and algorithm")]
@@ -177,7 +182,7 @@ impl KeySet {
     /// would make its sender choose among keys that the issuer never meant to be interchangeable.
     pub(crate) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> Choice {
         let Some(kid) = kid else {
-            let mut fitting = self.keys.iter().filter(|key| key.algorithms.contains(&algorithm));
+            let mut fitting = self.keys.iter().filter(|key| key.may_verify(algorithm));
             return match (fitting.next(), fitting.next()) {
                 (Some(only), None) => Choice::Key(Arc::clone(only)),
                 (None, _) => Choice::Unknown,
@@ -188,9 +193,7 @@ impl KeySet {
         if named.peek().is_none() {
             return Choice::Unknown;
         }
-        named
-            .find(|key| key.algorithms.contains(&algorithm))
-            .map_or(Choice::WrongAlgorithm, |key| Choice::Key(Arc::clone(key)))
+        named.find(|key| key.may_verify(algorithm)).map_or(Choice::WrongAlgorithm, |key| Choice::Key(Arc::clone(key)))
     }
 
     /// How many keys there are; never 0.
@@ -200,12 +203,19 @@ impl KeySet {
 }
 
 impl Key {
-    /// Whether `signature` (base64url) over `message` was made with this key and `algorithm`. An algorithm that the
-    /// record does not list never verifies.
-    pub(crate) fn verifies(&self, signature: &str, message: &[u8], algorithm: Algorithm) -> bool {
-        self.algorithms.contains(&algorithm)
-            && jsonwebtoken::crypto::verify(signature, message, &self.decoding, of_jsonwebtoken(algorithm))
-                .unwrap_or(false)
+    /// Whether `signature` over `message` was made with this key and `algorithm`. An algorithm that the record does not
+    /// list never verifies.
+    pub(crate) fn verifies(&self, signature: &[u8], message: &[u8], algorithm: Algorithm) -> bool {
+        let ready = self.verifiers.iter().find(|(listed, _)| *listed == algorithm);
+        ready.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
+    }
+
+    fn may_verify(&self, algorithm: Algorithm) -> bool {
+        self.algorithms().any(|listed| listed == algorithm)
+    }
+
+    fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        self.verifiers.iter().map(|(algorithm, _)| *algorithm)
     }
 
     /// Whether the key is still in its issuer's set.
@@ -214,13 +224,13 @@ impl Key {
     }
 
     fn same(&self, other: &Key) -> bool {
-        self.kid == other.kid && self.algorithms == other.algorithms && self.material == other.material
+        self.kid == other.kid && self.algorithms().eq(other.algorithms()) && self.material == other.material
     }
 
     /// Whether one `kid` and algorithm would mean both. Keys without `kid` are told apart by [`KeySet::choose`].
     fn clashes(&self, other: &Key) -> bool {
         match &self.kid {
-            Some(_) => self.kid == other.kid && self.algorithms.iter().any(|alg| other.algorithms.contains(alg)),
+            Some(_) => self.kid == other.kid && self.algorithms().any(|alg| other.may_verify(alg)),
             None => self.same(other),
         }
     }
@@ -228,7 +238,8 @@ impl Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("kid", &self.kid).field("algorithms", &self.algorithms).finish_non_exhaustive()
+        let algorithms: Vec<_> = self.algorithms().collect();
+        f.debug_struct("Key").field("kid", &self.kid).field("algorithms", &algorithms).finish_non_exhaustive()
     }
 }
 
@@ -256,8 +267,10 @@ fn admit(jwk: &Value, allowed: &[Algorithm]) -> Result<Key, SkipReason> {
     let (material, of_type): (Material, &[Algorithm]) = match kty {
         "RSA" => (rsa(jwk)?, &OF_RSA),
         "EC" => match jwk.get("crv").and_then(Value::as_str) {
-            Some("P-256") => (point(jwk, 32, &ECDSA_P256_SHA256_FIXED)?, &[Algorithm::ES256]),
-            Some("P-384") => (point(jwk, 48, &ECDSA_P384_SHA384_FIXED)?, &[Algorithm::ES384]),
+            Some("P-256") => (point(jwk, 32)?, &[Algorithm::ES256]),
+            Some("P-384") => (point(jwk, 48)?, &[Algorithm::ES384]),
+            // 521 bits are 65 octets and one bit.
+            Some("P-521") => (point(jwk, 66)?, &[Algorithm::ES512]),
             _ => return Err(SkipReason::Curve),
         },
         "OKP" if jwk.get("crv").is_some_and(|crv| crv == "Ed25519") => (ed25519(jwk)?, &[Algorithm::EdDSA]),
@@ -277,12 +290,37 @@ fn admit(jwk: &Value, allowed: &[Algorithm]) -> Result<Key, SkipReason> {
     if algorithms.is_empty() {
         return Err(SkipReason::AlgorithmNotAllowed);
     }
-    let decoding = match &material {
-        Material::Rsa { n, e } => DecodingKey::from_rsa_raw_components(n, e),
-        Material::Ec(point) => DecodingKey::from_ec_der(point),
-        Material::Ed25519(x) => DecodingKey::from_ed_der(x),
-    };
-    Ok(Key { kid, algorithms, material, decoding, live: AtomicBool::new(true) })
+    // Each parse checks the key: the size again, the point on its curve.
+    let verifiers = algorithms.into_iter().map(|algorithm| Some((algorithm, material.ready_for(algorithm)?)));
+    let verifiers = verifiers.collect::<Option<Vec<_>>>().ok_or(SkipReason::Invalid)?;
+    Ok(Key { kid, verifiers, material, live: AtomicBool::new(true) })
+}
+
+impl Material {
+    /// The key made ready for an algorithm of its type; `None` where it is not a valid key.
+    fn ready_for(&self, algorithm: Algorithm) -> Option<ParsedPublicKey> {
+        let rsa = |scheme: &'static RsaParameters| match self {
+            Material::Rsa { n, e } => RsaPublicKeyComponents { n, e }.to_parsed_public_key(scheme).ok(),
+            Material::Ec(_) | Material::Ed25519(_) => None,
+        };
+        let other = |scheme: &'static dyn VerificationAlgorithm| match self {
+            Material::Ec(key) | Material::Ed25519(key) => ParsedPublicKey::new(scheme, key).ok(),
+            Material::Rsa { .. } => None,
+        };
+        match algorithm {
+            Algorithm::RS256 => rsa(&RSA_PKCS1_2048_8192_SHA256),
+            Algorithm::RS384 => rsa(&RSA_PKCS1_2048_8192_SHA384),
+            Algorithm::RS512 => rsa(&RSA_PKCS1_2048_8192_SHA512),
+            Algorithm::PS256 => rsa(&RSA_PSS_2048_8192_SHA256),
+            Algorithm::PS384 => rsa(&RSA_PSS_2048_8192_SHA384),
+            Algorithm::PS512 => rsa(&RSA_PSS_2048_8192_SHA512),
+            // FIXED is JWS's form, r and s side by side (RFC 7518, section 3.4); DER never verifies.
+            Algorithm::ES256 => other(&ECDSA_P256_SHA256_FIXED),
+            Algorithm::ES384 => other(&ECDSA_P384_SHA384_FIXED),
+            Algorithm::ES512 => other(&ECDSA_P521_SHA512_FIXED),
+            Algorithm::EdDSA => other(&ED25519),
+        }
+    }
 }
 
 fn rsa(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
@@ -300,25 +338,34 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
     if e.is_empty() || e.len() > 4 || e == [1] || e.last().is_none_or(|last| last % 2 == 0) {
         return Err(SkipReason::Exponent);
     }
-    RsaPublicKeyComponents { n: &n, e: &e }
-        .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
-        .map_err(|_| SkipReason::Invalid)?;
+    if has_roca_fingerprint(&n) {
+        return Err(SkipReason::Factorable);
+    }
     Ok(Material::Rsa { n, e })
 }
 
-/// `x` and `y` of full length (RFC 7518, section 6.2.1.2), on the curve.
-fn point(
-    jwk: &Map<String, Value>,
-    octets_each: usize,
-    verifier: &'static dyn VerificationAlgorithm,
-) -> Result<Material, SkipReason> {
+/// Whether a modulus was made by Infineon's faulty generator, whose keys of 2048 bits cost some days to factor
+/// (Nemec et al., "The Return of Coppersmith's Attack", 2017). Its primes are powers of 65537 modulo every small prime,
+/// and so is their product. One sound modulus in about 2^27 looks the same.
+fn has_roca_fingerprint(modulus: &[u8]) -> bool {
+    ROCA_PRIMES.iter().all(|prime| {
+        let residue = modulus.iter().fold(0, |rest, octet| (rest * 256 + u32::from(*octet)) % prime);
+        let mut power = 1;
+        // The powers repeat after `prime - 1` steps at most.
+        (1..*prime).any(|_| {
+            power = power * 65537 % prime;
+            power == residue
+        })
+    })
+}
+
+/// `x` and `y` of full length (RFC 7518, section 6.2.1.2).
+fn point(jwk: &Map<String, Value>, octets_each: usize) -> Result<Material, SkipReason> {
     let (x, y) = (octets(jwk, "x")?, octets(jwk, "y")?);
     if x.len() != octets_each || y.len() != octets_each {
         return Err(SkipReason::Invalid);
     }
-    let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
-    ParsedPublicKey::new(verifier, &point).map_err(|_| SkipReason::Invalid)?;
-    Ok(Material::Ec(point))
+    Ok(Material::Ec([&[0x04], x.as_slice(), y.as_slice()].concat()))
 }
 
 fn ed25519(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
@@ -326,27 +373,12 @@ fn ed25519(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
     if x.len() != 32 {
         return Err(SkipReason::Invalid);
     }
-    ParsedPublicKey::new(&ED25519, &x).map_err(|_| SkipReason::Invalid)?;
     Ok(Material::Ed25519(x))
 }
 
 fn octets(jwk: &Map<String, Value>, member: &str) -> Result<Vec<u8>, SkipReason> {
     let text = jwk.get(member).and_then(Value::as_str).ok_or(SkipReason::Encoding)?;
     URL_SAFE_NO_PAD.decode(text).map_err(|_| SkipReason::Encoding)
-}
-
-fn of_jsonwebtoken(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
-    match algorithm {
-        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
-        Algorithm::RS384 => jsonwebtoken::Algorithm::RS384,
-        Algorithm::RS512 => jsonwebtoken::Algorithm::RS512,
-        Algorithm::PS256 => jsonwebtoken::Algorithm::PS256,
-        Algorithm::PS384 => jsonwebtoken::Algorithm::PS384,
-        Algorithm::PS512 => jsonwebtoken::Algorithm::PS512,
-        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
-        Algorithm::ES384 => jsonwebtoken::Algorithm::ES384,
-        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
-    }
 }
 
 /// `; key 0: …; key 3: …`, at most eight of them: a log line, not an inventory.
@@ -368,12 +400,18 @@ const KEYS_MAX: usize = 256;
 const OF_RSA: [Algorithm; 6] =
     [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
+/// The first odd primes: all divide the number that the faulty generator works with for keys of 2048 bits and more.
+const ROCA_PRIMES: [u32; 38] = [
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109,
+    113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+];
+
 /// RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1; RFC 8037, section 2.
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{ED25519_A, P256_A, P256_B, P384_A, RSA_A, RSA_WEAK, with};
+    use super::super::testing::{ED25519_A, P256_A, P256_B, P384_A, P521_A, RSA_A, RSA_WEAK, with};
     use super::*;
     use serde_json::json;
 
@@ -383,7 +421,8 @@ mod tests {
 
     #[test]
     fn keys_are_admitted_one_by_one() {
-        let (rsa, p256, p384, ed) = (RSA_A.jwk("r"), P256_A.jwk("e"), P384_A.jwk("f"), ED25519_A.jwk("o"));
+        let (rsa, ed) = (RSA_A.jwk("r"), ED25519_A.jwk("o"));
+        let (p256, p384, p521) = (P256_A.jwk("e"), P384_A.jwk("f"), P521_A.jwk("g"));
         let ok = |algorithms: &[Algorithm]| Ok(algorithms.to_vec());
         for (jwk, expected) in [
             (rsa.clone(), ok(&OF_RSA)),
@@ -391,6 +430,8 @@ mod tests {
             (with(&rsa, json!({"use": "sig", "key_ops": ["verify"], "x5c": 1})), ok(&OF_RSA)),
             (p256.clone(), ok(&[Algorithm::ES256])),
             (p384.clone(), ok(&[Algorithm::ES384])),
+            (p521.clone(), ok(&[Algorithm::ES512])),
+            (with(&p521, json!({"alg": "ES512"})), ok(&[Algorithm::ES512])),
             (ed.clone(), ok(&[Algorithm::EdDSA])),
             (json!("x"), Err(SkipReason::NotAnObject)),
             (json!({}), Err(SkipReason::KeyType)),
@@ -408,7 +449,9 @@ mod tests {
             (with(&rsa, json!({"alg": "RSA-OAEP"})), Err(SkipReason::Algorithm)),
             (with(&rsa, json!({"alg": null})), Err(SkipReason::Algorithm)),
             (with(&p256, json!({"alg": "ES384"})), Err(SkipReason::Algorithm)),
-            (with(&p256, json!({"crv": "P-521"})), Err(SkipReason::Curve)),
+            (with(&p521, json!({"alg": "ES521"})), Err(SkipReason::Algorithm)),
+            (with(&p256, json!({"crv": "secp256k1"})), Err(SkipReason::Curve)),
+            (with(&p256, json!({"crv": "P-521"})), Err(SkipReason::Invalid)),
             (with(&p256, json!({"crv": "P-384"})), Err(SkipReason::Invalid)),
             (with(&p256, json!({"x": p256["y"], "y": p256["x"]})), Err(SkipReason::Invalid)),
             (with(&p256, json!({"x": "AA"})), Err(SkipReason::Invalid)),
@@ -424,10 +467,10 @@ mod tests {
             (with(&rsa, json!({"e": "AQAA"})), Err(SkipReason::Exponent)),
             (with(&rsa, json!({"e": "AQAAAAE"})), Err(SkipReason::Exponent)),
         ] {
-            let admitted = admit(&jwk, &Algorithm::ALL).map(|key| key.algorithms);
+            let admitted = admit(&jwk, &Algorithm::ALL).map(|key| key.algorithms().collect());
             assert_eq!(admitted, expected, "{jwk}");
         }
-        let only_es = admit(&rsa, &[Algorithm::ES256]).map(|key| key.algorithms);
+        let only_es = admit(&rsa, &[Algorithm::ES256]).map(drop);
         assert_eq!(only_es, Err(SkipReason::AlgorithmNotAllowed));
     }
 
@@ -476,9 +519,10 @@ mod tests {
     fn a_key_verifies_only_what_its_record_lists() {
         let token = RSA_A.sign(Algorithm::PS256, "r", &json!({}));
         let (message, signature) = token.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
         for (jwk, expected) in [(RSA_A.jwk("r"), true), (with(&RSA_A.jwk("r"), json!({"alg": "RS256"})), false)] {
             let key = admit(&jwk, &Algorithm::ALL).unwrap();
-            assert_eq!(key.verifies(signature, message.as_bytes(), Algorithm::PS256), expected, "{jwk}");
+            assert_eq!(key.verifies(&signature, message.as_bytes(), Algorithm::PS256), expected, "{jwk}");
         }
     }
 

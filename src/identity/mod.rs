@@ -1,10 +1,10 @@
 //! Request -> Identity: who is calling, proved or refused.
 //!
-//! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait for), `token` (strict reading of a
-//! compact JWS, by `json`), `keys` (what may verify it), `claims` (what it must say, and what it says about the caller),
-//! `groups` (issuer-qualified group names to policy groups), `cache` (tokens seen before), `source` (an issuer's keys
-//! over time), `provider` (where they come from), `outbound` (the only outbound HTTP), `presets` (what well-known providers
-//! write).
+//! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait
+//! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
+//! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
+//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
+//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
@@ -17,6 +17,7 @@ mod group_names;
 pub mod groups;
 mod identities;
 mod json;
+mod jws;
 mod keys;
 mod outbound;
 pub mod presets;

@@ -13,6 +13,8 @@ pub enum Rejection {
     TokenMalformed,
     /// A JWE. Decrypting proves nothing about who wrote it.
     TokenEncrypted,
+    /// A token inside a token (`cty: JWT`). Whoever signed the outer one says nothing about the inner one's claims.
+    TokenNested,
     /// `typ` is neither absent nor one of a JWT used as an access token.
     TokenType,
     /// `alg` is `none`, an HMAC, unknown, not allowed for the issuer, or not what the named key is for.
@@ -49,12 +51,13 @@ pub enum Rejection {
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 21] = [
+    pub const ALL: [Rejection; 22] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
         Rejection::TokenMalformed,
         Rejection::TokenEncrypted,
+        Rejection::TokenNested,
         Rejection::TokenType,
         Rejection::AlgorithmNotAllowed,
         Rejection::CriticalHeader,
@@ -106,6 +109,7 @@ impl Rejection {
             Rejection::TokenTooLarge => ("token_too_large", "The token is too large"),
             Rejection::TokenMalformed => ("token_malformed", "The token is not a well-formed JWT"),
             Rejection::TokenEncrypted => ("token_encrypted", "Encrypted tokens are not accepted"),
+            Rejection::TokenNested => ("token_nested", "Tokens inside tokens are not accepted"),
             Rejection::TokenType => ("token_type", "The token is not of an accepted type"),
             Rejection::AlgorithmNotAllowed => ("algorithm_not_allowed", "The token's algorithm is not allowed"),
             Rejection::CriticalHeader => ("critical_header", "The token needs an extension that is not supported"),

@@ -4,13 +4,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_lc_rs::encoding::AsDer as _;
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
-    Ed25519KeyPair, KeyPair as _, RsaKeyPair, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512,
+    RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair, RsaPublicKeyComponents,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::EncodingKey;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::presets::preset;
@@ -18,11 +19,17 @@ use super::settings::{Algorithm, GroupForm, IssuerSettings, KeyOrigin, OutboundS
 
 /// A key pair: signs tokens, and gives its public half as a JWK.
 pub(crate) struct TestKey {
-    encoding: EncodingKey,
+    pair: Pair,
     /// Without `kid`.
     jwk: Value,
-    /// SubjectPublicKeyInfo, for RSA.
+    /// SubjectPublicKeyInfo.
     pub(crate) public_der: Vec<u8>,
+}
+
+enum Pair {
+    Rsa(RsaKeyPair),
+    Ec(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
 }
 
 impl TestKey {
@@ -37,16 +44,43 @@ impl TestKey {
     }
 
     /// A token with exactly this header and payload text.
-    pub(crate) fn sign_text(&self, header: &str, payload: &str, algorithm: jsonwebtoken::Algorithm) -> String {
+    pub(crate) fn sign_text(
+        &self,
+        header: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+        algorithm: Algorithm,
+    ) -> String {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.encoding, algorithm).unwrap();
+        let signature = URL_SAFE_NO_PAD.encode(self.sign_bytes(message.as_bytes(), algorithm));
         format!("{message}.{signature}")
+    }
+
+    /// A signature over these bytes, in JWS's form.
+    pub(crate) fn sign_bytes(&self, message: &[u8], algorithm: Algorithm) -> Vec<u8> {
+        let random = SystemRandom::new();
+        let pair = match &self.pair {
+            Pair::Ec(pair) => return pair.sign(&random, message).unwrap().as_ref().to_vec(),
+            Pair::Ed25519(pair) => return pair.sign(message).as_ref().to_vec(),
+            Pair::Rsa(pair) => pair,
+        };
+        let padding: &'static dyn RsaEncoding = match algorithm {
+            Algorithm::RS256 => &RSA_PKCS1_SHA256,
+            Algorithm::RS384 => &RSA_PKCS1_SHA384,
+            Algorithm::RS512 => &RSA_PKCS1_SHA512,
+            Algorithm::PS256 => &RSA_PSS_SHA256,
+            Algorithm::PS384 => &RSA_PSS_SHA384,
+            Algorithm::PS512 => &RSA_PSS_SHA512,
+            _ => panic!("{algorithm:?} with an RSA key"),
+        };
+        let mut signature = vec![0; pair.public_modulus_len()];
+        pair.sign(padding, &random, message, &mut signature).unwrap();
+        signature
     }
 
     /// A token with `alg`, `kid` and these claims.
     pub(crate) fn sign(&self, algorithm: Algorithm, kid: &str, claims: &Value) -> String {
         let header = json!({ "alg": algorithm.name(), "kid": kid });
-        self.sign_text(&header.to_string(), &claims.to_string(), algorithm.name().parse().unwrap())
+        self.sign_text(header.to_string(), claims.to_string(), algorithm)
     }
 }
 
@@ -103,13 +137,14 @@ pub(crate) static RSA_A: LazyLock<TestKey> = LazyLock::new(rsa);
 pub(crate) static P256_A: LazyLock<TestKey> = LazyLock::new(|| ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32));
 pub(crate) static P256_B: LazyLock<TestKey> = LazyLock::new(|| ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32));
 pub(crate) static P384_A: LazyLock<TestKey> = LazyLock::new(|| ec(&ECDSA_P384_SHA384_FIXED_SIGNING, "P-384", 48));
+pub(crate) static P521_A: LazyLock<TestKey> = LazyLock::new(|| ec(&ECDSA_P521_SHA512_FIXED_SIGNING, "P-521", 66));
 pub(crate) static ED25519_A: LazyLock<TestKey> = LazyLock::new(|| {
     let pair = Ed25519KeyPair::generate().unwrap();
     let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
     TestKey {
-        encoding: EncodingKey::from_ed_der(pair.to_pkcs8().unwrap().as_ref()),
+        public_der: pair.public_key().as_der().unwrap().as_ref().to_vec(),
+        pair: Pair::Ed25519(pair),
         jwk: json!({ "kty": "OKP", "crv": "Ed25519", "x": x }),
-        public_der: Vec::new(),
     }
 });
 
@@ -120,13 +155,12 @@ pub(crate) static RSA_WEAK: LazyLock<Value> =
 fn rsa() -> TestKey {
     let generated = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
     let pkcs8 = generated.as_der().unwrap();
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(pkcs8.as_ref()));
     let pair = RsaKeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
     let RsaPublicKeyComponents { n, e } = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
     TestKey {
-        encoding: EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap(),
         jwk: json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(n), "e": URL_SAFE_NO_PAD.encode(e) }),
         public_der: pair.public_key().as_der().unwrap().as_ref().to_vec(),
+        pair: Pair::Rsa(pair),
     }
 }
 
@@ -134,8 +168,8 @@ fn ec(algorithm: &'static EcdsaSigningAlgorithm, crv: &str, octets_each: usize) 
     let pair = EcdsaKeyPair::generate(algorithm).unwrap();
     let (x, y) = pair.public_key().as_ref()[1..].split_at(octets_each);
     TestKey {
-        encoding: EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()),
         jwk: json!({ "kty": "EC", "crv": crv, "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) }),
-        public_der: Vec::new(),
+        public_der: pair.public_key().as_der().unwrap().as_ref().to_vec(),
+        pair: Pair::Ec(pair),
     }
 }

@@ -1,4 +1,7 @@
-//! The stage as a whole: `verify` (pinned keys, no network) and `provider` (keys from a server on loopback).
+//! The stage as a whole: `verify` (pinned keys, no network), `provider` (keys from a server on loopback), and `vectors`
+//! (what others have published).
 
+mod attacks;
 mod provider;
+mod vectors;
 mod verify;

@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::settings::{Algorithm, CacheSettings, IssuerSettings, KeyOrigin, Settings};
-use super::super::testing::{ED25519_A, ISSUER, NOW_S, P256_A, P256_B, P384_A, RSA_A, good_claims, jwks, pinned, with};
+use super::super::testing::{
+    ED25519_A, ISSUER, NOW_S, P256_A, P256_B, P384_A, P521_A, RSA_A, good_claims, jwks, pinned, with,
+};
 use super::super::{
     Accepted, Answers, CredentialKind, Groups, Identified, Identities, Identity, Rejection, SetupError,
 };
@@ -17,16 +19,16 @@ use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::Trace;
 
-fn all_keys() -> [Value; 4] {
-    [RSA_A.jwk("r"), P256_A.jwk("e"), P384_A.jwk("f"), ED25519_A.jwk("o")]
+pub(super) fn all_keys() -> [Value; 5] {
+    [RSA_A.jwk("r"), P256_A.jwk("e"), P384_A.jwk("f"), P521_A.jwk("g"), ED25519_A.jwk("o")]
 }
 
-fn identities(issuers: Vec<IssuerSettings>) -> Identities {
+pub(super) fn identities(issuers: Vec<IssuerSettings>) -> Identities {
     let settings = Settings { issuers, cache: CacheSettings::default() };
     Identities::new(settings, Arc::new(Groups::default()), None).unwrap()
 }
 
-fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, Rejection> {
+pub(super) fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, Rejection> {
     let field = format!("Bearer {token}");
     let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
     match identities.identify(&request, &Accepted::default(), &Answers::default(), now, &mut Trace::off()) {
@@ -36,7 +38,7 @@ fn of(identities: &Identities, token: &str, now: Now) -> Result<Arc<Identity>, R
     }
 }
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Clock::by_hand(NOW_S).now()
 }
 
@@ -47,6 +49,7 @@ fn every_algorithm_verifies_with_its_own_key() {
         (&RSA_A, "r", &Algorithm::ALL[..6]),
         (&P256_A, "e", &[Algorithm::ES256][..]),
         (&P384_A, "f", &[Algorithm::ES384]),
+        (&P521_A, "g", &[Algorithm::ES512]),
         (&ED25519_A, "o", &[Algorithm::EdDSA]),
     ] {
         for algorithm in algorithms {
@@ -82,7 +85,7 @@ fn nothing_presented_is_nobody_and_something_unreadable_is_refused() {
 
 /// A signed token with this header, whatever the header says.
 fn with_header(header: Value) -> String {
-    RSA_A.sign_text(&header.to_string(), &good_claims().to_string(), jsonwebtoken::Algorithm::RS256)
+    RSA_A.sign_text(header.to_string(), good_claims().to_string(), Algorithm::RS256)
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn a_header_decides_nothing_that_the_key_does_not_allow() {
     let own_jwk = {
         // A key of the sender's own, which comes with the token.
         let header = json!({"alg": "ES256", "kid": "e", "jwk": P256_B.jwk("e"), "jku": "https://evil.example/keys"});
-        P256_B.sign_text(&header.to_string(), &claims.to_string(), jsonwebtoken::Algorithm::ES256)
+        P256_B.sign_text(header.to_string(), claims.to_string(), Algorithm::ES256)
     };
     let der_signature = format!("{signed}.{}", URL_SAFE_NO_PAD.encode([0x30, 0x06, 2, 1, 1, 2, 1, 1]));
     for (what, token, expected) in [
@@ -208,7 +211,7 @@ fn each_claim_rejection_comes_through_the_whole_stage() {
         "[]".to_owned(),
     ] {
         let header = json!({"alg": "ES256", "kid": "e"}).to_string();
-        let token = P256_A.sign_text(&header, &payload, jsonwebtoken::Algorithm::ES256);
+        let token = P256_A.sign_text(&header, &payload, Algorithm::ES256);
         assert_eq!(of(&identities, &token, now()).map(drop), Err(TokenMalformed), "{payload}");
     }
     let long = format!("{}.e30.AAAA", "a".repeat(16 * 1024));
