@@ -198,7 +198,7 @@ fn none_in_every_spelling_is_refused() {
     for (what, header) in [("no alg", r#"{"kid":"e"}"#), ("ALG", r#"{"ALG":"ES256","kid":"e"}"#), ("{}", "{}")] {
         attacks.push(Attack(what.to_owned(), with_header(header), TokenMalformed));
     }
-    check(&[good.clone()], attacks, 25 * 6 + 3);
+    check(std::slice::from_ref(&good), attacks, 25 * 6 + 3);
 }
 
 /// A key, or the way to one, that comes with the token (CVE-2018-0114).
@@ -647,7 +647,7 @@ fn base64url_is_spelled_in_one_way() {
     ] {
         row(&format!("signature with {what}"), format!("{message}.{signature}"), expected);
     }
-    check(&[signed_twin.clone()], attacks, 8 + 30 + 6 + 9);
+    check(std::slice::from_ref(&signed_twin), attacks, 8 + 30 + 6 + 9);
 }
 
 #[test]
