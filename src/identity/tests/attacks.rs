@@ -776,7 +776,7 @@ fn dates_are_numbers_in_range_and_in_time() {
     for value in [format!("{early}.000001"), format!("{}", early + 1), "9e18".to_owned(), i64::MAX.to_string()] {
         attacks.push(Attack(format!("nbf {value}"), with_value("nbf", &value), TokenNotYetValid));
     }
-    for value in [format!("{}", early + 1), "9e18".to_owned(), i64::MAX.to_string()] {
+    for value in [format!("{early}.000001"), format!("{}", early + 1), "9e18".to_owned(), i64::MAX.to_string()] {
         attacks.push(Attack(format!("iat {value}"), with_value("iat", &value), IssuedInFuture));
     }
     for (claim, other) in [("exp", "\\u0065xp"), ("nbf", "n\\u0062f"), ("iat", "ia\\u0074")] {
@@ -805,7 +805,7 @@ fn dates_are_numbers_in_range_and_in_time() {
     ] {
         twins.push(with_value(claim, &value.to_string()));
     }
-    check(&twins, attacks, 3 * 32 + 14 + 4 + 3 + 6 + 7);
+    check(&twins, attacks, 3 * 32 + 14 + 4 + 4 + 6 + 7);
 }
 
 #[test]
