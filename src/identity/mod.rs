@@ -16,6 +16,7 @@ pub mod groups;
 mod identities;
 mod json;
 mod keys;
+pub mod ldap;
 mod outbound;
 pub mod presets;
 mod provider;
