@@ -119,7 +119,8 @@ impl BasicCache {
         Ok(BasicCache(Arc::new(inner)))
     }
 
-    /// The HMAC of name, NUL, password. No name that is ever asked about holds a NUL, so no two pairs read the same.
+    /// The HMAC of name, NUL, password. Neither a name nor a password that was ever right holds a NUL, so no other pair reads
+    /// the same as a right one.
     fn credential(&self, user: &str, password: &Secret) -> Credential {
         let mut context = hmac::Context::with_key(&self.0.key);
         context.update(user.as_bytes());
