@@ -305,6 +305,25 @@ async fn a_directory_that_comes_back_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_question_lost_with_a_kept_connection_is_asked_again_and_with_a_new_one_not() {
+    let slapd = Slapd::start().await;
+    let wire = Wire::start(slapd.port).await;
+    let ldap = Ldap::new(settings(wire.port)).unwrap();
+    wire.cut();
+    let lost = authenticate(&ldap, "ann", &password_of("ann")).await.unwrap_err();
+    assert_eq!(kind(&lost), "Lost", "{lost:?}");
+
+    let later = Clock::system().now().later(Duration::from_secs(2));
+    let ask = async || ldap.authenticate("ann", &password_of("ann"), Attempt::New, later).await;
+    ask().await.unwrap();
+    let binds = slapd.binds_as("ann");
+    wire.cut();
+    ask().await.unwrap();
+    assert!(!wire.cut.load(Ordering::SeqCst), "a question was lost");
+    assert_eq!(slapd.binds_as("ann"), binds + 1);
+}
+
+#[tokio::test]
 async fn the_next_server_is_asked_where_the_first_is_down() {
     let slapd = Slapd::start().await;
     let server = |port| Server { host: "127.0.0.1".to_owned(), port };
@@ -463,6 +482,7 @@ async fn guessing_is_slowed_and_locks_nobody_out() {
 struct Wire {
     port: u16,
     stalled: Arc<AtomicBool>,
+    cut: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -471,7 +491,8 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stalled = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stalled);
+        let cut = Arc::new(AtomicBool::new(false));
+        let (flag, cut_here) = (Arc::clone(&stalled), Arc::clone(&cut));
         let task = tokio::spawn(async move {
             let mut wires = tokio::task::JoinSet::new();
             loop {
@@ -479,7 +500,18 @@ impl Wire {
                 let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
                 let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                     (client.into_split(), server.into_split());
-                wires.spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) });
+                let cut = Arc::clone(&cut_here);
+                wires.spawn(async move {
+                    let mut buffer = [0; 4096];
+                    loop {
+                        let read = from_client.read(&mut buffer).await?;
+                        if read == 0 || cut.swap(false, Ordering::SeqCst) {
+                            // The server sees the end, closes, and the other half passes that on.
+                            return Ok(());
+                        }
+                        to_server.write_all(&buffer[..read]).await?;
+                    }
+                });
                 let flag = Arc::clone(&flag);
                 wires.spawn(async move {
                     let mut buffer = [0; 4096];
@@ -496,11 +528,16 @@ impl Wire {
                 });
             }
         });
-        Wire { port, stalled, task }
+        Wire { port, stalled, cut, task }
     }
 
     fn stall(&self, stalled: bool) {
         self.stalled.store(stalled, Ordering::SeqCst);
+    }
+
+    /// Whoever asks next loses the question and the connection.
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
     }
 }
 
