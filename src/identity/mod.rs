@@ -19,6 +19,7 @@ mod identities;
 mod json;
 mod jws;
 mod keys;
+pub mod ldap;
 mod outbound;
 pub mod presets;
 mod provider;
