@@ -13,7 +13,7 @@ use crate::identity::GroupId;
 use crate::identity::settings::{ClaimPath, GroupForm, TokenUse};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
-use crate::policy::rule::{Allow, Rule};
+use crate::policy::rule::{Allow, GroupsUnknown, Rule};
 
 impl Config {
     /// The config with presets expanded and defaults filled in, as YAML. Secrets are still places, and files are named
@@ -196,6 +196,7 @@ impl Config {
         }
         let credentials = rule.credentials.kinds().iter().map(|kind| kind.name());
         put(out, format_args!("    credentials: {}\n", list(credentials)));
+        put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
     }
 

@@ -141,7 +141,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
 }
 
 /// One of a few words.
-fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
+pub(super) fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
     let word = at.text(noun)?;
     let found = known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
     if found.is_none() {
