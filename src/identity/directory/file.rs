@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use tokio_util::sync::CancellationToken;
 
 use super::super::outbound::chain;
@@ -57,6 +58,9 @@ fn yaml(text: &str) -> Result<Listed, FileError> {
         budget: serde_saphyr::budget! { max_depth: 8, max_events: 32_000_000, max_nodes: 16_000_000, },
         // Aliases are for lists that several have; unrolled they must not be more than a file without them.
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 1_000_000, },
+        // `Listed` refuses them, in words that are not about this library.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::AsOrdinary,
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,

@@ -18,9 +18,10 @@ mod http_tests;
 #[cfg(test)]
 mod memberships_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,6 @@ pub use memberships::{DirectoryStatus, Ignorance, Look, Membership, MembershipWa
 
 use super::outbound::FetchError;
 use crate::clock::{Clock, Now};
-use std::path::{Path, PathBuf};
 
 /// One entry of `directories:`.
 #[derive(Clone, Debug, PartialEq)]

@@ -129,7 +129,7 @@ impl Fake {
 }
 
 /// A service account's key file.
-pub(super) fn key_file(token_uri: &str) -> String {
+pub(crate) fn key_file(token_uri: &str) -> String {
     json!({
         "type": "service_account",
         "project_id": "acme",
