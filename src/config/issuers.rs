@@ -9,6 +9,7 @@ use url::Url;
 
 use super::file::Kind;
 use super::read::{At, Section, quote};
+use crate::identity::directory::DirectorySettings;
 use crate::identity::presets::{self, PRESET_NAMES};
 use crate::identity::settings::{
     Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, IssuerSettings, KeyOrigin,
@@ -322,9 +323,14 @@ pub(super) fn claim_path(at: &At<'_>) -> Option<ClaimPath> {
 
 /// Reads `groups:`. All names are in the answer, also those of groups with a mistake.
 ///
-/// `owners` are those whose groups these can be: issuers and directories. `without_groups` are the issuers whose tokens
-/// cannot name any.
-pub(super) fn groups(at: &At<'_>, owners: &[String], without_groups: &[&str]) -> Vec<Membership> {
+/// `owners` are the names of those whose groups these can be, `directories` the directories among them, and
+/// `without_groups` the issuers whose tokens cannot name any.
+pub(super) fn groups(
+    at: &At<'_>,
+    owners: &[String],
+    directories: &[&DirectorySettings],
+    without_groups: &[&str],
+) -> Vec<Membership> {
     let named = at.named("a map of groups by name: `ops: [\"acme:platform-ops\"]`");
     named
         .into_iter()
@@ -341,13 +347,22 @@ pub(super) fn groups(at: &At<'_>, owners: &[String], without_groups: &[&str]) ->
                     "another name: in `backend:` it means everyone else",
                 );
             }
-            let members = at.one_or_many(MEMBER).iter().filter_map(|at| member(at, owners, without_groups)).collect();
+            let members = at
+                .one_or_many(MEMBER)
+                .iter()
+                .filter_map(|at| member(at, owners, directories, without_groups))
+                .collect();
             (name.to_owned(), members)
         })
         .collect()
 }
 
-fn member(at: &At<'_>, owners: &[String], without_groups: &[&str]) -> Option<(String, String)> {
+fn member(
+    at: &At<'_>,
+    owners: &[String],
+    directories: &[&DirectorySettings],
+    without_groups: &[&str],
+) -> Option<(String, String)> {
     let text = at.text(MEMBER)?;
     let Some((issuer, group)) = text.split_once(':').filter(|(issuer, group)| !issuer.is_empty() && !group.is_empty())
     else {
@@ -370,7 +385,17 @@ fn member(at: &At<'_>, owners: &[String], without_groups: &[&str]) -> Option<(St
         );
         return None;
     }
-    Some((issuer.to_owned(), group.to_owned()))
+    let Some(directory) = directories.iter().find(|directory| *directory.name == *issuer) else {
+        return Some((issuer.to_owned(), group.to_owned()));
+    };
+    let Some(group) = directory.kind.group_name(group) else {
+        at.refuse(
+            format!("{} has no groups of such names, so nobody would ever be in this one", quote(issuer)),
+            directory.kind.group_names(),
+        );
+        return None;
+    };
+    Some((issuer.to_owned(), group))
 }
 
 /// Reads `cache:`, the verified-token cache.

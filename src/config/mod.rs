@@ -157,7 +157,8 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         let without = |issuer: &&issuers::CheckedIssuer| issuer.settings.claims.groups.is_empty();
         let without: Vec<&str> = issuers.iter().filter(without).map(|issuer| &*issuer.settings.name).collect();
         let owners = [issuer_names.as_slice(), &directory_names].concat();
-        groups_at.as_ref().map(|at| issuers::groups(at, &owners, &without)).unwrap_or_default()
+        let directories: Vec<_> = directories.iter().map(|(settings, _)| settings).collect();
+        groups_at.as_ref().map(|at| issuers::groups(at, &owners, &directories, &without)).unwrap_or_default()
     };
     let groups = groups_of(&members, groups_at.as_ref().unwrap_or(root))?;
     let group_names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();

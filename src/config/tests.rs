@@ -96,10 +96,12 @@ fn a_google_directory_loads_from_its_key_file_and_its_expansion_means_the_same()
     let text = "directories:\n  people:\n    google: { service_account: file:sa.json, admin: a@acme.example }\n\
                 issuers:\n  acme: { preset: google, issuer: https://accounts.google.com, audiences: [a], \
                 groups_from: people, require: { hd: acme.example } }\n\
-                groups: { eng: \"people:eng@acme.example\" }\n\
+                groups: { eng: \"people:Eng@Acme.Example\" }\n\
                 rules: [{ name: all, allow: { groups: eng } }]\n";
     let config = parse(text, &folder.path().join("tollgate.yaml")).unwrap();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    // As the answers have it.
+    assert_eq!(config.groups.of("people", "eng@acme.example").len(), 1);
     let settings = &config.identity.directories[0];
     let DirectoryKind::Google(google) = &settings.kind else { panic!("{settings:?}") };
     assert_eq!(google.endpoint.as_str(), "https://admin.googleapis.com/");

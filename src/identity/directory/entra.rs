@@ -88,7 +88,7 @@ impl Entra {
             page.get("value").and_then(Value::as_array).ok_or_else(|| self.problem("it has no list `value`"))?;
         for object in listed {
             match (object.get("@odata.type").and_then(Value::as_str), object.get("id").and_then(Value::as_str)) {
-                (Some("#microsoft.graph.group"), Some(id)) if is_guid(id) => groups.push(id.to_ascii_lowercase()),
+                (Some("#microsoft.graph.group"), Some(id)) if is_guid(id) => groups.push(group_name(id)),
                 (Some("#microsoft.graph.group"), _) => return Err(self.problem("a group has no GUID as its `id`")),
                 (Some(_), _) => {}
                 (None, _) => return Err(self.problem("an object does not say what it is")),
@@ -141,8 +141,13 @@ impl Grant for ClientCredentials {
     }
 }
 
+/// In lower case, as tokens have them.
+pub(super) fn group_name(id: &str) -> String {
+    id.to_ascii_lowercase()
+}
+
 /// Whether it is a GUID with its hyphens, in either case.
-fn is_guid(text: &str) -> bool {
+pub(super) fn is_guid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',

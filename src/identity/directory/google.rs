@@ -251,7 +251,7 @@ impl Google {
             for group in listed.as_array().ok_or_else(|| self.problem("`groups` is no list"))? {
                 match group.get("email") {
                     Some(Value::String(email)) if (1..=NAME_BYTES_MAX).contains(&email.len()) => {
-                        groups.push(email.to_lowercase());
+                        groups.push(group_name(email));
                     }
                     _ => return Err(self.problem("a group has no `email`")),
                 }
@@ -292,6 +292,11 @@ impl Grant for Assertion {
     fn host(&self) -> String {
         host_of(&self.key.token_url)
     }
+}
+
+/// Addresses are the same in either case; these are compared letter by letter.
+pub(super) fn group_name(email: &str) -> String {
+    email.to_lowercase()
 }
 
 const SCOPE: &str = "https://www.googleapis.com/auth/admin.directory.group.readonly";

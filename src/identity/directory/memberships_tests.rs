@@ -654,3 +654,58 @@ fn a_file_as_large_as_may_be_is_read() {
     write(&path, &text);
     assert_eq!(super::check_file(&path).unwrap(), 100_000);
 }
+
+/// What this thread logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8_lossy(&self.0.lock()).lines().map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_episode_has_one_line_at_each_end() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let bench = Bench::start();
+    bench.has("alice", &["eng"]);
+    for _ in 0..2 {
+        bench.fails(Some(down()));
+        bench.look("secret-name@acme.example");
+        for _ in 0..5 {
+            let before = bench.status().failures;
+            bench.look("alice");
+            bench.later_s(REFRESH_S);
+            until(|| bench.status().failures > before).await;
+        }
+        bench.fails(None);
+        bench.later_s(REFRESH_S);
+        until(|| bench.status().last_error.is_none()).await;
+    }
+    // One person who cannot be told is told of once a minute.
+    bench.script.error_of.lock().insert("odd".to_owned(), DirectoryError::TooMany { groups_max: 7 });
+    bench.script.error_of.lock().insert("odd2".to_owned(), DirectoryError::TooMany { groups_max: 7 });
+    bench.waited("odd").await;
+    bench.waited("odd2").await;
+    let lines = log.lines();
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("groups cannot be asked for"), 2, "{lines:#?}");
+    assert_eq!(count("groups can be asked for again"), 2, "{lines:#?}");
+    assert_eq!(count("one person's groups cannot be told"), 1, "{lines:#?}");
+    assert!(count("secret-name") == 0 && count("alice") == 0, "{lines:#?}");
+}

@@ -63,6 +63,27 @@ pub enum DirectoryKind {
     File(PathBuf),
 }
 
+impl DirectoryKind {
+    /// The name of a group as the directory's answers have it, for one that an operator wrote; `None` where it has no
+    /// such names, so that nobody could ever be in it.
+    pub fn group_name(&self, written: &str) -> Option<String> {
+        match self {
+            DirectoryKind::Google(_) => written.contains('@').then(|| google::group_name(written)),
+            DirectoryKind::Entra(_) => entra::is_guid(written).then(|| entra::group_name(written)),
+            DirectoryKind::File(_) => Some(written.to_owned()),
+        }
+    }
+
+    /// What names of groups are like.
+    pub fn group_names(&self) -> &'static str {
+        match self {
+            DirectoryKind::Google(_) => "the group's e-mail address",
+            DirectoryKind::Entra(_) => "the group's object id, a GUID",
+            DirectoryKind::File(_) => "the group as it is written in the file",
+        }
+    }
+}
+
 /// What it means that a directory does not know somebody who has proved who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
