@@ -97,7 +97,8 @@ impl AccountKey {
         // Whoever answers there is handed an assertion, and gives the token that is shown to the API.
         let google =
             token_url.host_str().is_some_and(|host| host == "accounts.google.com" || host.ends_with(".googleapis.com"));
-        if !insecure && !(google && token_url.scheme() == "https" && token_url.port().is_none()) {
+        let is_good = is_google && token_url.scheme() == "https" && token_url.port().is_none();
+        if !is_good && !insecure {
             return Err(elsewhere(host_of(&token_url)));
         }
         let pem = Secret::new(text("private_key")?);

@@ -525,7 +525,7 @@ async fn a_reload_goes_on_with_what_is_known_where_the_settings_are_the_same() {
     let same = settings(DirectoryKind::Entra(Box::new(fake.entra())));
     let other = DirectorySettings { keep: Duration::from_secs(7200), ..same.clone() };
     let first = Directories::new(std::slice::from_ref(&same), None);
-    let second = Directories::new(&[same.clone()], Some(&first));
+    let second = Directories::new(std::slice::from_ref(&same), Some(&first));
     let third = Directories::new(&[other], Some(&second));
     let of = |directories: &Directories| Arc::clone(directories.find("people").unwrap());
     assert!(Arc::ptr_eq(&of(&first), &of(&second)));
