@@ -1,6 +1,9 @@
 //! The hot path in pieces: `decode` (bytes to messages), `decide` (messages to decision), `encode` (decision to ACK),
 //! and the three together, as one NOTIFY goes through an agent. `limit` is one charge in memory.
 //!
+//! `verify` is the check of a signature alone, by algorithm: what one core pays for a token it has not seen, and why the
+//! slower ones are checked beside the connection and not on it. `miss` is all that one such token takes.
+//!
 //! The work: an ES256 token of about 900 bytes, verified once and then cached; issuer, audience and group rule; one
 //! per-user limit. `make bench` runs them; figures worth keeping go into docs/performance.md, as ratios.
 
@@ -28,13 +31,15 @@ issuers:
 groups: { ops: ["acme:platform-ops"] }
 limits:
   per-user: { key: [user], rate: 1000000000/1s }
+cache: { max_bytes: 1MiB }
 rules:
   - { name: health, path: /healthz, allow: anyone }
   - { name: admin, host: api.acme.example, path: /admin/**, allow: { groups: [ops] }, limits: [per-user] }
 "#;
 
-/// A pipeline, and the payload of a NOTIFY that it allows.
-fn pipeline() -> (Arc<Pipeline>, BytesMut) {
+/// A pipeline, and payloads of NOTIFYs that it allows, each with a token of its own: the first for what is cached, the
+/// rest for what is not, more than the cache holds.
+fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>) {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let folder = tempfile::tempdir().unwrap();
     let pair = aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING);
@@ -57,10 +62,14 @@ fn pipeline() -> (Arc<Pipeline>, BytesMut) {
         "email": "alice@acme.example", "name": "Alice Example", "jti": "a".repeat(330),
     });
     let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::ES256) };
-    let authorization = format!("Bearer {}", jsonwebtoken::encode(&header, &claims, &key).unwrap());
-    let mut payload = BytesMut::new();
-    engine::request_payload(&arguments(&authorization), &mut payload);
-    (Arc::new(pipeline), payload)
+    let payload = |_| {
+        // Each signature is another: ECDSA takes a random number for each.
+        let authorization = format!("Bearer {}", jsonwebtoken::encode(&header, &claims, &key).unwrap());
+        let mut payload = BytesMut::new();
+        engine::request_payload(&arguments(&authorization), &mut payload);
+        payload
+    };
+    (Arc::new(pipeline), (0..4000).map(payload).collect())
 }
 
 /// What the shipped SPOE config sends.
@@ -88,19 +97,65 @@ fn arguments(authorization: &str) -> Vec<(&str, TypedData<'_>)> {
 
 fn stages(criterion: &mut Criterion) {
     let clock = Clock::system();
-    let (pipeline, payload) = pipeline();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    let (pipeline, payloads) = pipeline();
+    let payload = &payloads[0];
     criterion.bench_function("decode", |bencher| {
         bencher.iter(|| {
-            let messages = Messages::decode(black_box(&payload)).unwrap();
+            let messages = Messages::decode(black_box(payload)).unwrap();
             black_box(tollgate::extract::extract(&messages).unwrap());
         });
     });
-    let messages = Messages::decode(&payload).unwrap();
+    let messages = Messages::decode(payload).unwrap();
     let decide = || match pipeline.decide(black_box(&messages), clock.now()) {
         Step::Done(decision) => decision,
         Step::Wait(_) => panic!("nothing here waits"),
     };
-    assert_eq!(decide().reason.code(), "allowed");
+    // Whoever waits does so on the runtime, as a connection would.
+    let decide_slowly = |messages: &Messages<'_>| match pipeline.decide(black_box(messages), clock.now()) {
+        Step::Done(decision) => decision,
+        Step::Wait(decision) => runtime.block_on(decision),
+    };
+    assert_eq!(decide_slowly(&messages).reason.code(), "allowed");
+    let mut unseen = payloads[1..].iter().cycle();
+    criterion.bench_function("miss", |bencher| {
+        bencher.iter(|| black_box(decide_slowly(&Messages::decode(unseen.next().unwrap()).unwrap())));
+    });
+    // One turn of a connection whose last question is about a token that is known: when has it its answer, and when have
+    // all theirs?
+    let _guard = runtime.enter();
+    let turn = |unseen: &mut dyn Iterator<Item = &BytesMut>| {
+        let mut waiting: futures_util::stream::FuturesUnordered<_> = (0..19)
+            .filter_map(|_| match pipeline.decide(&Messages::decode(unseen.next()?).unwrap(), clock.now()) {
+                Step::Done(_) => None,
+                Step::Wait(decision) => Some(decision),
+            })
+            .collect();
+        use futures_util::{FutureExt, StreamExt};
+        let _ = waiting.next().now_or_never();
+        let Step::Done(_) = pipeline.decide(&messages, clock.now()) else { panic!("it is known") };
+        waiting
+    };
+    criterion.bench_function("hit behind 19 misses", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut spent = std::time::Duration::ZERO;
+            for _ in 0..times {
+                // Nobody has asked for it while the others were measured.
+                black_box(decide_slowly(&messages));
+                let begun = std::time::Instant::now();
+                let waiting = turn(&mut unseen);
+                spent += begun.elapsed();
+                runtime.block_on(futures_util::StreamExt::collect::<Vec<_>>(waiting));
+            }
+            spent
+        });
+    });
+    criterion.bench_function("all of such a turn", |bencher| {
+        bencher.iter(|| {
+            black_box(decide_slowly(&messages));
+            runtime.block_on(futures_util::StreamExt::collect::<Vec<_>>(turn(&mut unseen)))
+        });
+    });
     criterion.bench_function("decide", |bencher| bencher.iter(|| black_box(decide())));
 
     let decision = decide();
@@ -127,7 +182,7 @@ fn stages(criterion: &mut Criterion) {
             1,
             1,
             &mut notify,
-            |out| out.extend_from_slice(&payload),
+            |out| out.extend_from_slice(payload),
         );
         bencher.iter(|| {
             agent.buffer().extend_from_slice(&notify);
@@ -175,5 +230,50 @@ fn limit(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, stages, limit);
+/// Each check by the library, without any of ours around it.
+fn verify(criterion: &mut Criterion) {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
+        ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED, ECDSA_P521_SHA512_FIXED_SIGNING, ED25519,
+        EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256,
+        RsaKeyPair,
+    };
+    let message = [b'm'; 900];
+    let random = SystemRandom::new();
+    let mut group = criterion.benchmark_group("verify");
+    let mut check = |name: &str, key: ParsedPublicKey, signature: &[u8]| {
+        key.verify_sig(&message, signature).unwrap();
+        group.bench_function(name, |bencher| bencher.iter(|| key.verify_sig(black_box(&message), signature)));
+    };
+    for (name, size) in [
+        ("RS256 2048", KeySize::Rsa2048),
+        ("RS256 3072", KeySize::Rsa3072),
+        ("RS256 4096", KeySize::Rsa4096),
+        ("RS256 8192", KeySize::Rsa8192),
+    ] {
+        let pair = RsaKeyPair::generate(size).unwrap();
+        let mut signature = vec![0; pair.public_modulus_len()];
+        pair.sign(&RSA_PKCS1_SHA256, &random, &message, &mut signature).unwrap();
+        let key = ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref()).unwrap();
+        check(name, key, &signature);
+    }
+    macro_rules! ecdsa {
+        ($name:literal, $signing:ident, $verifying:ident) => {
+            let pair = EcdsaKeyPair::generate(&$signing).unwrap();
+            let signature = pair.sign(&random, &message).unwrap();
+            check($name, ParsedPublicKey::new(&$verifying, pair.public_key().as_ref()).unwrap(), signature.as_ref());
+        };
+    }
+    ecdsa!("ES256", ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P256_SHA256_FIXED);
+    ecdsa!("ES384", ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED);
+    ecdsa!("ES512", ECDSA_P521_SHA512_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED);
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let key = ParsedPublicKey::new(&ED25519, pair.public_key().as_ref()).unwrap();
+    check("EdDSA", key, pair.sign(&message).as_ref());
+    group.finish();
+}
+
+criterion_group!(benches, stages, limit, verify);
 criterion_main!(benches);

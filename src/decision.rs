@@ -249,6 +249,8 @@ pub struct Summary {
     pub src: String,
     /// HAProxy's unique id.
     pub request_id: String,
+    /// Which token it was: [`crate::identity::token_id`].
+    pub token: String,
     /// What is wrong with HAProxy's question, where something is.
     pub problem: Option<String>,
 }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Now;
 use crate::decision::{Decision, DecisionId, LOG_TARGET, Reason, Summary};
 use crate::extract::{Malformed, extract};
-use crate::identity::{Accepted, Answers, Identified, Identities, Identity, Rejection, Wait};
+use crate::identity::{self, Accepted, Answers, Identified, Identities, Identity, Rejection, Wait};
 use crate::limit::{Budget, Charges, Counted, Counters, Exceeded, OnFailure, State};
 use crate::policy::{Denial, Matched, Permit, Policy};
 use crate::request::Request;
@@ -360,6 +360,7 @@ fn summary(request: &Request<'_>) -> Option<Box<Summary>> {
         path: Summary::printable(request.path),
         src: request.src.map(|src| src.to_string()).unwrap_or_default(),
         request_id: request.id.map(Summary::printable).unwrap_or_default(),
+        token: identity::token_id(request),
         problem: None,
     }))
 }

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::decision::{Decision, LOG_TARGET};
+use crate::decision::{Decision, LOG_TARGET, Summary};
 
 /// Log lines for people or for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,9 +175,12 @@ impl Telemetry {
             reason = labels.reason,
             rule = &*labels.rule,
             limit = decision.limit.as_deref().unwrap_or_default(),
-            user = identity.user,
+            // Line separators and the like are in order in a name, and not in a line of a log.
+            user = Summary::printable(identity.user.as_bytes()),
             issuer = &*identity.issuer_name,
-            groups = identity.groups_joined,
+            groups = Summary::printable(identity.groups_joined.as_bytes()),
+            credential = identity.credential.name(),
+            token = summary.token,
             method = summary.method,
             host = summary.host,
             path = summary.path,

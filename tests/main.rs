@@ -3,6 +3,7 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `tidy` | the walls between modules, and what may stand where |
+//! | `differential` | tokens by the ten thousand, as another JOSE library reads them |
 //! | `decide` | request + token + state -> decision, at the pipeline's boundary |
 //! | `spop_server` | the server over real sockets: splitting, pipelining, unix sockets, deadline, panic, drain |
 //! | `spop_limits` | the same under attack: slow, silent, deaf, greedy and endless peers |
@@ -21,6 +22,7 @@
 
 mod command_line;
 mod decide;
+mod differential;
 mod documents;
 mod end_to_end;
 mod harness;

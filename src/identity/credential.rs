@@ -158,6 +158,18 @@ pub(crate) fn choose<'a>(request: &Request<'a>, accepted: &Accepted) -> Result<P
     Ok(chosen.1)
 }
 
+/// What a log may say of a token, or of an API key: the first eight hex digits of its SHA-256, so that two lines can be
+/// seen to be about the same one. Empty where a request has neither, or a password, which could be guessed from it.
+pub fn token_id(request: &Request<'_>) -> String {
+    let secret = match (authorization(request.authorization), request.api_key) {
+        (Ok(Some((Scheme::Bearer | Scheme::Dpop, token))), _) => token.as_bytes(),
+        (Ok(None), Some(key)) => key,
+        _ => return String::new(),
+    };
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret);
+    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Where only one sort of token is taken it is that sort; else its shape decides.
 fn bearer<'a>(token: &'a str, accepted: &Accepted) -> Presented<'a> {
     match (accepted.contains(CredentialKind::Jwt), accepted.contains(CredentialKind::Opaque)) {
@@ -258,6 +270,27 @@ mod tests {
         }
         assert_eq!(authorization(Some(b"Bearer \xff")), Err(CredentialMalformed));
         assert_eq!(authorization(None), Ok(None));
+    }
+
+    #[test]
+    fn a_token_is_named_by_its_digest_and_a_password_never() {
+        for (authorization, api_key, expected) in [
+            // `printf %s abc | sha256sum` begins like this.
+            (Some("Bearer abc"), None, "ba7816bf"),
+            (Some("DPoP abc"), Some("k"), "ba7816bf"),
+            (None, Some("abc"), "ba7816bf"),
+            (Some("Basic abc"), None, ""),
+            (Some("Basic abc"), Some("abc"), ""),
+            (Some("Bearer"), None, ""),
+            (None, None, ""),
+        ] {
+            let request = Request {
+                authorization: authorization.map(str::as_bytes),
+                api_key: api_key.map(str::as_bytes),
+                ..Request::default()
+            };
+            assert_eq!(token_id(&request), expected, "{authorization:?} {api_key:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{Grounds, TokenCache};
 use super::credential::{self, Presented};
 use super::keys::{Choice, Key, KeySetError};
-use super::settings::{IssuerSettings, Settings};
+use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
@@ -206,7 +206,7 @@ impl Identities {
             }
             None => {}
         }
-        match self.verify(token, now, trace, answers.may_wait_for_keys()) {
+        match self.verify(token, answers, now, trace) {
             Ok((identity, grounds, ends_at_s)) => {
                 let identity = Arc::new(identity);
                 self.cache.keep(token.as_bytes(), Arc::clone(&identity), grounds, ends_at_s, now);
@@ -216,10 +216,7 @@ impl Identities {
                 self.cache.keep_failed(token.as_bytes(), rejection, now);
                 Err(rejection.into())
             }
-            Err(wait) => {
-                trace.step(STAGE, Outcome::Note, || "the key is not here yet: its issuer is being asked".to_owned());
-                Err(wait)
-            }
+            Err(wait) => Err(wait),
         }
     }
 
@@ -227,9 +224,9 @@ impl Identities {
     fn verify(
         &self,
         token: &str,
+        answers: &Answers,
         now: Now,
         trace: &mut Trace,
-        may_wait: bool,
     ) -> Result<(Identity, Grounds, i64), Obstacle> {
         let token =
             token::read(token).map_err(|rejection| rejected(trace, rejection, || "reading the token".to_owned()))?;
@@ -240,8 +237,16 @@ impl Identities {
             })
             .into());
         }
-        let key = find_key(&token, issuer, source, now, trace, may_wait)?;
-        if !key.verifies(&token.signature, token.message, token.algorithm) {
+        if token.is_access && issuer.tokens == TokenUse::Id {
+            return Err(rejected(trace, Rejection::TokenType, || "typ is an access token's".to_owned()).into());
+        }
+        let key = find_key(&token, issuer, source, now, trace, answers.may_wait_for_keys())?;
+        let holds = match answers.signature_by(&key) {
+            Some(holds) => holds,
+            None if key.is_slow() && answers.may_check_elsewhere() => return Err(check_elsewhere(key, &token)),
+            None => key.verifies(&token.signature, token.message, token.algorithm),
+        };
+        if !holds {
             return Err(rejected(trace, Rejection::SignatureInvalid, || format!("by {key:?}")).into());
         }
         trace.step(STAGE, Outcome::Pass, || format!("the signature holds, by {key:?}"));
@@ -320,6 +325,18 @@ fn find_key(
             None => Err(rejected(trace, Rejection::KeyUnknown, || format!("kid {:?}", token.kid)).into()),
         },
     }
+}
+
+/// Checks the signature as a task of its own, so that the others on the same connection do not wait for it.
+fn check_elsewhere(key: Arc<Key>, token: &Token<'_>) -> Obstacle {
+    let (signature, message, algorithm) = (token.signature.clone(), token.message.to_vec(), token.algorithm);
+    Obstacle::Wait(Wait::new(async move {
+        let verifier = Arc::clone(&key);
+        let checking = tokio::spawn(async move { verifier.verifies(&signature, &message, algorithm) });
+        // Where the task is gone nothing was shown.
+        let holds = checking.await.unwrap_or(false);
+        Answer(Answered::Signature(key, holds))
+    }))
 }
 
 fn for_keys(keys: KeyWait) -> Obstacle {

@@ -102,6 +102,8 @@ pub(crate) enum SkipReason {
     Exponent,
     #[error("the RSA modulus is of a kind that can be factored (ROCA, CVE-2017-15361)")]
     Factorable,
+    #[error("the point is one of the eight that anybody can sign for")]
+    SmallOrder,
     #[error("it is not a point on its curve, or not a valid key")]
     Invalid,
     #[error("an earlier key has the same \"kid\" and algorithm")]
@@ -208,6 +210,16 @@ impl Key {
     pub(crate) fn verifies(&self, signature: &[u8], message: &[u8], algorithm: Algorithm) -> bool {
         let ready = self.verifiers.iter().find(|(listed, _)| *listed == algorithm);
         ready.is_some_and(|(_, key)| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// Whether checking a signature takes so long that whoever comes next on the connection would notice: 70 µs and more
+    /// (`make bench`, `verify`). RSA of up to 3072 bits takes 20 to 45 and Ed25519 60; P-256 takes 110, P-521 420.
+    pub(crate) fn is_slow(&self) -> bool {
+        match &self.material {
+            Material::Rsa { n, .. } => n.len() > 3072 / 8,
+            Material::Ec(_) => true,
+            Material::Ed25519(_) => false,
+        }
     }
 
     fn may_verify(&self, algorithm: Algorithm) -> bool {
@@ -370,8 +382,16 @@ fn point(jwk: &Map<String, Value>, octets_each: usize) -> Result<Material, SkipR
 
 fn ed25519(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
     let x = octets(jwk, "x")?;
-    if x.len() != 32 {
+    let mut y: [u8; 32] = x.as_slice().try_into().map_err(|_| SkipReason::Invalid)?;
+    y.reverse();
+    // The highest bit is the sign of the other coordinate; both points are of the same order.
+    y[0] &= 0x7f;
+    // RFC 8032, section 5.1.3: beyond the field's size it would be a second spelling.
+    if y >= FIELD_25519 {
         return Err(SkipReason::Invalid);
+    }
+    if SMALL_ORDER.contains(&y) {
+        return Err(SkipReason::SmallOrder);
     }
     Ok(Material::Ed25519(x))
 }
@@ -399,6 +419,37 @@ const KEYS_MAX: usize = 256;
 
 const OF_RSA: [Algorithm; 6] =
     [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+
+/// 2^255 - 19, highest octet first.
+const FIELD_25519: [u8; 32] = field_25519_less(0);
+
+const fn field_25519_less(less: u8) -> [u8; 32] {
+    let mut number = [0xff; 32];
+    number[0] = 0x7f;
+    number[31] = 0xed - less;
+    number
+}
+
+/// The points of order 1, 2, 4 and 8 of edwards25519, by their y, highest octet first. A multiple of such a key is one of
+/// eight points, so that a signature with s = 0 holds for every eighth message or more often; for y = 0, which is a key
+/// that nobody has filled in, for every fourth. RFC 8032 leaves it to the verifier.
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    {
+        let mut one = [0; 32];
+        one[31] = 1;
+        one
+    },
+    field_25519_less(1),
+    [
+        0x05, 0xfc, 0x53, 0x6d, 0x88, 0x02, 0x38, 0xb1, 0x39, 0x33, 0xc6, 0xd3, 0x05, 0xac, 0xdf, 0xd5, 0xf0, 0x98,
+        0xef, 0xf2, 0x89, 0xf4, 0xc3, 0x45, 0xb0, 0x27, 0xb2, 0xc2, 0x8f, 0x95, 0xe8, 0x26,
+    ],
+    [
+        0x7a, 0x03, 0xac, 0x92, 0x77, 0xfd, 0xc7, 0x4e, 0xc6, 0xcc, 0x39, 0x2c, 0xfa, 0x53, 0x20, 0x2a, 0x0f, 0x67,
+        0x10, 0x0d, 0x76, 0x0b, 0x3c, 0xba, 0x4f, 0xd8, 0x4d, 0x3d, 0x70, 0x6a, 0x17, 0xc7,
+    ],
+];
 
 /// The first odd primes: all divide the number that the faulty generator works with for keys of 2048 bits and more.
 const ROCA_PRIMES: [u32; 38] = [
@@ -523,6 +574,33 @@ mod tests {
         for (jwk, expected) in [(RSA_A.jwk("r"), true), (with(&RSA_A.jwk("r"), json!({"alg": "RS256"})), false)] {
             let key = admit(&jwk, &Algorithm::ALL).unwrap();
             assert_eq!(key.verifies(&signature, message.as_bytes(), Algorithm::PS256), expected, "{jwk}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_anybody_can_sign_for_is_no_key() {
+        let mut signature = [0; 64];
+        // R = 1, s = 0.
+        signature[0] = 1;
+        let mut forged = 0;
+        for mut x in SMALL_ORDER {
+            x.reverse();
+            for sign in [0, 0x80] {
+                x[31] ^= sign;
+                // The cryptography itself would take it, for all eight that are points at all.
+                let holds = |key: ParsedPublicKey| (0..=255_u8).any(|m| key.verify_sig(&[m], &signature).is_ok());
+                forged += usize::from(ParsedPublicKey::new(&ED25519, x).is_ok_and(holds));
+                let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(x) });
+                assert_eq!(admit(&jwk, &Algorithm::ALL).map(drop), Err(SkipReason::SmallOrder), "{x:02x?}");
+            }
+        }
+        assert_eq!(forged, 8);
+        // Not a point, or a second spelling of one.
+        for last in [0xed, 0xee, 0xff] {
+            let mut x = [0xff; 32];
+            (x[0], x[31]) = (last, 0x7f);
+            let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(x) });
+            assert_eq!(admit(&jwk, &Algorithm::ALL).map(drop), Err(SkipReason::Invalid), "{x:02x?}");
         }
     }
 

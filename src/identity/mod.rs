@@ -37,7 +37,7 @@ mod wait;
 use std::sync::Arc;
 
 pub use assume::Assumed;
-pub use credential::{Accepted, CredentialKind};
+pub use credential::{Accepted, CredentialKind, token_id};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};
 pub use rejection::Rejection;

@@ -12,6 +12,8 @@ pub(crate) struct Token<'a> {
     pub(crate) algorithm: Algorithm,
     /// Which key it names.
     pub(crate) kid: Option<String>,
+    /// Whether its header says that it is an access token (RFC 9068, section 2.1).
+    pub(crate) is_access: bool,
     /// What is signed: header, dot, payload.
     pub(crate) message: &'a [u8],
     /// The signature's octets.
@@ -23,24 +25,25 @@ pub(crate) struct Token<'a> {
 /// Reads a token.
 pub(crate) fn read(token: &str) -> Result<Token<'_>, Rejection> {
     let jws = jws::read(token)?;
-    check_type(&jws.header)?;
+    let is_access = check_type(&jws.header)?;
     let claims = json::object(&jws.payload).map_err(|_| Rejection::TokenMalformed)?;
     let jws::Jws { algorithm, kid, message, signature, .. } = jws;
-    Ok(Token { algorithm, kid, message, signature, claims })
+    Ok(Token { algorithm, kid, is_access, message, signature, claims })
 }
 
-/// `typ` and `cty` (RFC 7519, section 5).
-fn check_type(header: &Map<String, Value>) -> Result<(), Rejection> {
-    match header.get("typ") {
-        None => {}
-        Some(Value::String(typ)) if is_any_of(typ, &TYPES) => {}
+/// `typ` and `cty` (RFC 7519, section 5). Gives whether it calls itself an access token.
+fn check_type(header: &Map<String, Value>) -> Result<bool, Rejection> {
+    let is_access = match header.get("typ") {
+        None => false,
+        Some(Value::String(typ)) if is_any_of(typ, &ACCESS) => true,
+        Some(Value::String(typ)) if is_any_of(typ, &TYPES) => false,
         Some(Value::String(_)) => return Err(Rejection::TokenType),
         Some(_) => return Err(Rejection::TokenMalformed),
-    }
+    };
     match header.get("cty") {
         // Section 5.2: the payload is another token. Whoever signed around it says nothing about its claims.
         Some(Value::String(cty)) if is_any_of(cty, &NESTED) => Err(Rejection::TokenNested),
-        None | Some(Value::String(_)) => Ok(()),
+        None | Some(Value::String(_)) => Ok(is_access),
         Some(_) => Err(Rejection::TokenMalformed),
     }
 }
@@ -50,8 +53,11 @@ fn is_any_of(media_type: &str, known: &[&str]) -> bool {
     known.iter().any(|known| known.eq_ignore_ascii_case(media_type))
 }
 
-/// RFC 7519, section 5.1; RFC 9068, section 2.1. Logout tokens, DPoP proofs and the like have names of their own.
-const TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
+/// RFC 7519, section 5.1. Logout tokens, DPoP proofs and the like have names of their own.
+const TYPES: [&str; 1] = ["JWT"];
+
+/// RFC 9068, section 2.1.
+const ACCESS: [&str; 2] = ["at+jwt", "application/at+jwt"];
 
 const NESTED: [&str; 2] = ["JWT", "application/jwt"];
 

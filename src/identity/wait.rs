@@ -1,13 +1,14 @@
 //! Waiting for what a credential needs from elsewhere, and what came of it.
 //!
 //! The stage never blocks. Where an answer is on its way it gives a [`Wait`]; whoever has the request's deadline awaits
-//! it, notes the [`Answer`] and asks again. Each sort of answer is waited for once, so that no request waits for ever.
+//! it, notes the [`Answer`] and asks again with the same request. Each sort of answer is waited for once, so that no request waits for ever.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::keys::Key;
 use super::{Identity, Rejection};
 
 /// Resolves when what a request waits for is there, or is known not to come. Dropping it stops nothing.
@@ -41,6 +42,8 @@ pub struct Answer(pub(crate) Answered);
 pub(crate) enum Answered {
     /// The issuer's keys were fetched, or could not be.
     Keys,
+    /// A signature was checked elsewhere, with that key.
+    Signature(Arc<Key>, bool),
     /// Somebody else was asked who this is.
     Identity(Result<Arc<Identity>, Rejection>),
 }
@@ -49,7 +52,8 @@ pub(crate) enum Answered {
 #[derive(Debug, Default)]
 pub struct Answers {
     closed: bool,
-    pub(crate) keys: bool,
+    keys: bool,
+    signature: Option<(Arc<Key>, bool)>,
     pub(crate) identity: Option<Result<Arc<Identity>, Rejection>>,
 }
 
@@ -58,6 +62,7 @@ impl Answers {
     pub fn add(&mut self, answer: Answer) {
         match answer.0 {
             Answered::Keys => self.keys = true,
+            Answered::Signature(key, holds) => self.signature = Some((key, holds)),
             Answered::Identity(identity) => self.identity = Some(identity),
         }
     }
@@ -70,6 +75,16 @@ impl Answers {
     /// Whether keys may still be waited for.
     pub(crate) fn may_wait_for_keys(&self) -> bool {
         !self.closed && !self.keys
+    }
+
+    /// Whether the request's one token was found to be signed with that key; `None` where nobody has looked.
+    pub(crate) fn signature_by(&self, key: &Arc<Key>) -> Option<bool> {
+        self.signature.as_ref().filter(|(looked, _)| Arc::ptr_eq(looked, key)).map(|(_, holds)| *holds)
+    }
+
+    /// Whether a signature may still be checked elsewhere.
+    pub(crate) fn may_check_elsewhere(&self) -> bool {
+        !self.closed && self.signature.is_none()
     }
 
     /// Whether somebody else may still be asked who this is.
