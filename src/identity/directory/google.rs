@@ -95,7 +95,7 @@ impl AccountKey {
         let elsewhere = |host: String| AccountKeyError::TokenUri { host };
         let token_url = Url::parse(token_uri).map_err(|_| elsewhere("not a URL".to_owned()))?;
         // Whoever answers there is handed an assertion, and gives the token that is shown to the API.
-        let google =
+        let is_google =
             token_url.host_str().is_some_and(|host| host == "accounts.google.com" || host.ends_with(".googleapis.com"));
         let is_good = is_google && token_url.scheme() == "https" && token_url.port().is_none();
         if !is_good && !insecure {
