@@ -146,6 +146,10 @@ fn rules_decide_by_host_path_and_method_and_then_by_who_asks() {
         ("GET a.example/admin", &carol, "403", "group_missing", "admin"),
         ("GET a.example/admin/x/y", &ops, "200", "allowed", "admin"),
         ("GET a.example/admin", &overage, "403", "groups_unknown", "admin"),
+        ("GET a.example/later", &ops, "200", "allowed", "later"),
+        ("GET a.example/later", &carol, "403", "group_missing", "later"),
+        ("GET a.example/later", &none, "401", "credential_missing", "later"),
+        ("GET a.example/later", &overage, "503", "groups_unavailable", "later"),
         ("GET a.example/both", &ops, "403", "group_missing", "both"),
         ("GET a.example/both", &both, "200", "allowed", "both"),
         ("GET a.example/scoped", &carol, "403", "scope_missing", "scoped"),
@@ -169,6 +173,7 @@ fn rules_decide_by_host_path_and_method_and_then_by_who_asks() {
         assert_eq!([&*told["status"], &told["reason"], &rule_told], [status, reason, rule], "{line} {claims:?}");
         assert_eq!(told["allow"], (told["verdict"] == "allow").to_string());
         assert_eq!(told["verdict"] == "allow", status == "200");
+        assert_eq!(told["degraded"], (status == "503").to_string(), "{line} {claims:?}");
     }
 }
 
@@ -364,6 +369,7 @@ rules:
   - { name: open, path: /open, allow: anyone, ignore_credentials: true }
   - { name: open2, path: /open2, allow: authenticated }
   - { name: admin, path: /admin/**, allow: { groups: [ops] }, backend: { ops: fast, else: std } }
+  - { name: later, path: /later, allow: { groups: [ops] }, groups_unknown: unavailable }
   - { name: both, path: /both, allow: { all_groups: [ops, auditors] } }
   - { name: scoped, path: /scoped, allow: { scopes: ["orders:read", "orders:write"] } }
   - { name: claims, path: /claims, allow: { claims: { realm.country: [DE, FR], amr: mfa } } }

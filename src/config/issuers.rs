@@ -9,6 +9,7 @@ use url::Url;
 
 use super::file::Kind;
 use super::read::{At, Section, quote};
+use crate::identity::directory::DirectorySettings;
 use crate::identity::presets::{self, PRESET_NAMES};
 use crate::identity::settings::{
     Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, IssuerSettings, KeyOrigin,
@@ -27,12 +28,18 @@ pub(super) struct CheckedIssuer {
 pub(super) type Membership = (String, Vec<(String, String)>);
 
 /// Reads `issuers:`; the names of all, and those without a mistake.
-pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIssuer>) {
+pub(super) fn read(at: &At<'_>, directory: &Path, directories: &[String]) -> (Vec<String>, Vec<CheckedIssuer>) {
     let mut names = Vec::new();
     let mut checked: Vec<CheckedIssuer> = Vec::new();
-    for (name, _, at) in at.with_names("an issuer", "a map of issuers by name") {
+    for (name, key, at) in at.with_names("an issuer", "a map of issuers by name") {
         names.push(name.to_owned());
-        let Some(issuer) = issuer(name, &at, directory) else { continue };
+        if directories.iter().any(|known| known == name) {
+            key.refuse(
+                format!("`{name}` is also the name of a directory, and groups are qualified by either"),
+                "a name of its own",
+            );
+        }
+        let Some(issuer) = issuer(name, &at, directory, directories) else { continue };
         if let Some(other) = checked.iter().find(|other| other.settings.issuer == issuer.settings.issuer) {
             at.refuse(
                 format!("`{}` is also the issuer of `{}`", issuer.settings.issuer, other.settings.name),
@@ -44,7 +51,7 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIs
     (names, checked)
 }
 
-fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
+fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> Option<CheckedIssuer> {
     let mut section = at.section("a map with `issuer:` and `audiences:`")?;
     let preset_name = match section.take("preset") {
         None => Some("generic"),
@@ -84,6 +91,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         None => Some(GroupForm::default()),
         Some(at) => choice(&at, "a form of group names", GroupForm::NAMES),
     };
+    let groups_from = section.take("groups_from").map(|at| groups_from(&at, directories)).unwrap_or_default();
     let mut require = preset.require;
     let require_at = section.take("require");
     if let Some(at) = require_at {
@@ -133,6 +141,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
             require,
             required_claims,
             group_form: group_form?,
+            groups_from,
             leeway: leeway?,
         },
         preset: preset_name?,
@@ -141,13 +150,28 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
 }
 
 /// One of a few words.
-fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
+pub(super) fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
     let word = at.text(noun)?;
     let found = known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
     if found.is_none() {
         at.refuse_name(word, noun, known.map(|(name, _)| name));
     }
     found
+}
+
+fn groups_from(at: &At<'_>, directories: &[String]) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for at in at.one_or_many(GROUPS_FROM) {
+        let Some(name) = at.text(GROUPS_FROM) else { continue };
+        if !directories.iter().any(|known| known == name) {
+            at.refuse_name(name, "a directory", directories.iter().map(String::as_str));
+        } else if names.iter().any(|known| **known == *name) {
+            at.warn(format!("`{name}` is listed twice"));
+        } else {
+            names.push(name.into());
+        }
+    }
+    names
 }
 
 fn preset_name(at: &At<'_>) -> Option<&'static str> {
@@ -299,8 +323,14 @@ pub(super) fn claim_path(at: &At<'_>) -> Option<ClaimPath> {
 
 /// Reads `groups:`. All names are in the answer, also those of groups with a mistake.
 ///
-/// `without_groups` are the issuers whose tokens cannot name any.
-pub(super) fn groups(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Vec<Membership> {
+/// `owners` are the names of those whose groups these can be, `directories` the directories among them, and
+/// `without_groups` the issuers whose tokens cannot name any.
+pub(super) fn groups(
+    at: &At<'_>,
+    owners: &[String],
+    directories: &[&DirectorySettings],
+    without_groups: &[&str],
+) -> Vec<Membership> {
     let named = at.named("a map of groups by name: `ops: [\"acme:platform-ops\"]`");
     named
         .into_iter()
@@ -317,25 +347,34 @@ pub(super) fn groups(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -
                     "another name: in `backend:` it means everyone else",
                 );
             }
-            let members = at.one_or_many(MEMBER).iter().filter_map(|at| member(at, issuers, without_groups)).collect();
+            let members = at
+                .one_or_many(MEMBER)
+                .iter()
+                .filter_map(|at| member(at, owners, directories, without_groups))
+                .collect();
             (name.to_owned(), members)
         })
         .collect()
 }
 
-fn member(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Option<(String, String)> {
+fn member(
+    at: &At<'_>,
+    owners: &[String],
+    directories: &[&DirectorySettings],
+    without_groups: &[&str],
+) -> Option<(String, String)> {
     let text = at.text(MEMBER)?;
     let Some((issuer, group)) = text.split_once(':').filter(|(issuer, group)| !issuer.is_empty() && !group.is_empty())
     else {
-        let nearest = match issuers {
+        let nearest = match owners {
             [only] if !text.contains(':') => Some(format!("{only}:{text}")),
             _ => None,
         };
         at.refuse_for(format!("{} does not say whose group it is", quote(text)), MEMBER, nearest);
         return None;
     };
-    if !issuers.iter().any(|known| known == issuer) {
-        at.refuse_name(issuer, "an issuer", issuers.iter().map(String::as_str));
+    if !owners.iter().any(|known| known == issuer) {
+        at.refuse_name(issuer, "an issuer or a directory", owners.iter().map(String::as_str));
         return None;
     }
     if without_groups.contains(&issuer) {
@@ -346,7 +385,17 @@ fn member(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Option<(S
         );
         return None;
     }
-    Some((issuer.to_owned(), group.to_owned()))
+    let Some(directory) = directories.iter().find(|directory| *directory.name == *issuer) else {
+        return Some((issuer.to_owned(), group.to_owned()));
+    };
+    let Some(group) = directory.kind.group_name(group) else {
+        at.refuse(
+            format!("{} has no groups of such names, so nobody would ever be in this one", quote(issuer)),
+            directory.kind.group_names(),
+        );
+        return None;
+    };
+    Some((issuer.to_owned(), group))
 }
 
 /// Reads `cache:`, the verified-token cache.
@@ -370,9 +419,10 @@ const AUDIENCES: &str = "a list of audiences: a token must be for one of them";
 const CLAIM_PATH: &str = "member names with dots between them, such as `realm_access.roles`";
 const CLIENTS: &str = "a list of client ids: a token must be issued to one of them";
 const GROUP_PATH: &str = "member names with dots between them, one of which may be `*`: `resource_access.*.roles`";
+const GROUPS_FROM: &str = "a list of directories by name";
 const ISSUER: &str = "the URL that tokens have as `iss`, such as `https://login.example/realms/main`";
 const JWKS: &str = "the path of a JSON key set, relative to the config's directory";
-const MEMBER: &str = "`ISSUER:GROUP`, the group as that issuer writes it";
+const MEMBER: &str = "`ISSUER:GROUP` or `DIRECTORY:GROUP`, the group as it is written there";
 
 /// Key sets of large tenants are some 20 KiB.
 const JWKS_BYTES_MAX: u64 = 512 * 1024;

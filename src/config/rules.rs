@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::file::Kind;
-use super::issuers::scalar;
+use super::issuers::{choice, scalar};
 use super::limits::CheckedLimit;
 use super::read::{At, is_name, nearest, one_of, quote};
 use crate::identity::settings::ClaimPath;
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::path::PathPattern;
-use crate::policy::rule::{Allow, Backend, Requirement, Rule};
+use crate::policy::rule::{Allow, Backend, GroupsUnknown, Requirement, Rule};
 
 /// What rules refer to by name.
 #[derive(Clone, Copy)]
@@ -68,6 +68,9 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
     let backend = section.take("backend").map(|at| backend(&at, names));
     let credentials =
         section.take("credentials").map_or(Some(*names.credentials), |at| credentials(&at, names.available));
+    let groups_unknown = section
+        .take("groups_unknown")
+        .map_or(Some(GroupsUnknown::default()), |at| choice(&at, "an answer to unknown groups", GroupsUnknown::NAMES));
     let ignore_at = section.take("ignore_credentials");
     let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
     section.finish();
@@ -82,6 +85,7 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         allow: allow?,
         credentials: credentials?,
         ignore_credentials,
+        groups_unknown: groups_unknown?,
         limits,
         backend: backend.unwrap_or(None),
     })

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::identity::directory::DirectoryKind;
 
 #[test]
 fn every_mistake_has_its_message() {
@@ -65,6 +66,9 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "counters:\n  redis: redis+unix:///r?pass=hunter2",
         "issuers:\n  acme: { issuer: https://u:hunter2@h, audiences: [a] }",
         "issuers:\n  acme: { client_secret: hunter2 }",
+        "directories:\n  d: { entra: { client_secret: hunter2 } }",
+        "directories:\n  d: { google: { service_account: hunter2 } }",
+        "directories:\n  d: { google: { endpoint: https://u:hunter2@h } }",
         "counters: { password: hunter2, b: [ }",
         "counters: { password: hunter2, password: hunter2 }",
     ] {
@@ -82,6 +86,38 @@ fn all_mistakes_come_in_one_run_in_the_order_of_the_file() {
         keys,
         ["spop.deadline", "rulez", "rules[0].name", "rules[0].path", "rules[0].allow", "rules[0].limits[0]"]
     );
+}
+
+#[test]
+fn a_google_directory_loads_from_its_key_file_and_its_expansion_means_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = crate::identity::directory::testing::key_file("https://oauth2.googleapis.com/token");
+    std::fs::write(folder.path().join("sa.json"), key).unwrap();
+    let text = "directories:\n  people:\n    google: { service_account: file:sa.json, admin: a@acme.example }\n\
+                issuers:\n  acme: { preset: google, issuer: https://accounts.google.com, audiences: [a], \
+                groups_from: people, require: { hd: acme.example } }\n\
+                groups: { eng: \"people:Eng@Acme.Example\" }\n\
+                rules: [{ name: all, allow: { groups: eng } }]\n";
+    let config = parse(text, &folder.path().join("tollgate.yaml")).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    // As the answers have it.
+    assert_eq!(config.groups.of("people", "eng@acme.example").len(), 1);
+    let settings = &config.identity.directories[0];
+    let DirectoryKind::Google(google) = &settings.kind else { panic!("{settings:?}") };
+    assert_eq!(google.endpoint.as_str(), "https://admin.googleapis.com/");
+    assert!(google.nested && !google.outbound.insecure);
+    assert_eq!((settings.refresh.as_secs(), settings.keep.as_secs()), (300, 3600));
+    let fact = "groups of people: Google's at https://admin.googleapis.com/, asked by \
+                tollgate@acme.iam.gserviceaccount.com for a@acme.example; asked again after 5m, and while it is away \
+                what it said counts for 1h; groups of people it does not know are unknown";
+    assert!(config.facts().iter().any(|known| known == fact), "{:#?}", config.facts());
+    let expanded = config.expanded();
+    let again = parse(&expanded, Path::new("/nowhere/expanded.yaml")).unwrap_or_else(|e| panic!("{e}\n{expanded}"));
+    assert_eq!(again.identity.directories, config.identity.directories);
+    assert_eq!(again.groups, config.groups);
+    assert_eq!(again.expanded(), expanded);
+    let shown = format!("{expanded}{config:?}");
+    assert!(!shown.contains("PRIVATE KEY"), "{shown}");
 }
 
 #[test]
@@ -115,7 +151,9 @@ fn what_is_probably_not_meant_is_a_warning() {
     let config = load(&folder("good").join("warnings.yaml")).unwrap();
     let file = Path::new("warnings.yaml");
     let shown: Vec<String> = config.warnings.iter().map(|warning| warning.in_file(file)).collect();
-    let shown: Vec<&str> = shown.iter().filter_map(|block| block.lines().next()).collect();
+    let folder = folder("good").display().to_string();
+    let shown: Vec<String> =
+        shown.iter().filter_map(|block| Some(block.lines().next()?.replace(&folder, "DIR"))).collect();
     assert_eq!(
         shown,
         [
@@ -136,6 +174,11 @@ fn what_is_probably_not_meant_is_a_warning() {
              decoded, and without a query",
             "warnings.yaml:20:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
              issuer writes them",
+            "warnings.yaml:22:3: directories.unused: no issuer has `unused` in its `groups_from`, so nobody's groups are \
+             asked for there",
+            "warnings.yaml:23:3: directories.empty: no issuer has `empty` in its `groups_from`, so nobody's groups are \
+             asked for there",
+            "warnings.yaml:23:18: directories.empty.file: nobody is in DIR/nobody.yml",
         ]
     );
 }

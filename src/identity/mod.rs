@@ -4,7 +4,8 @@
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
-//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! `directory` (groups that are not in the token), `outbound` (the only outbound HTTP), `presets` (what well-known
+//! providers write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
@@ -13,6 +14,7 @@ mod cache;
 mod claim_path;
 mod claims;
 mod credential;
+pub mod directory;
 mod group_names;
 pub mod groups;
 mod identities;

@@ -28,6 +28,7 @@ pub(crate) struct Ask {
     authorization: Option<HeaderValue>,
     accept: &'static str,
     bytes_max: usize,
+    keeps_refusal: bool,
 }
 
 /// What a URL gave.
@@ -74,7 +75,9 @@ impl Client {
         let mut response = request.send().await.map_err(transport)?;
         if response.status() != reqwest::StatusCode::OK {
             let retry_after = retry_after(response.headers());
-            return Err(FetchError::Status { host, status: response.status().as_u16(), retry_after });
+            let status = response.status().as_u16();
+            let body = if ask.keeps_refusal { refusal(&mut response).await } else { Vec::new() };
+            return Err(FetchError::Status { host, status, retry_after, body });
         }
         let max_age = max_age(response.headers());
         let content_type =
@@ -94,7 +97,7 @@ impl Client {
 impl Ask {
     /// GETs a JSON document of at most `bytes_max` bytes.
     pub(crate) fn get(url: Url, bytes_max: usize) -> Ask {
-        Ask { url, body: None, authorization: None, accept: "application/json", bytes_max }
+        Ask { url, body: None, authorization: None, accept: "application/json", bytes_max, keeps_refusal: false }
     }
 
     /// POSTs a form (`application/x-www-form-urlencoded`), for an answer of at most `bytes_max` bytes of JSON.
@@ -106,6 +109,13 @@ impl Ask {
     /// POSTs JSON, for an answer of at most `bytes_max` bytes of JSON.
     pub(crate) fn json(url: Url, body: &serde_json::Value, bytes_max: usize) -> Ask {
         Ask { body: Some(("application/json", body.to_string())), ..Ask::get(url, bytes_max) }
+    }
+
+    /// Where the answer is an error, what it says is kept beside its status: some APIs tell "slower" from "never" only
+    /// there.
+    pub(crate) fn keeping_refusal(mut self) -> Ask {
+        self.keeps_refusal = true;
+        self
     }
 
     /// With `Authorization: Bearer` and that token. One that cannot stand in a field is left out, and so refused by
@@ -123,6 +133,18 @@ impl Ask {
         self.authorization = sensitive(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)));
         self
     }
+}
+
+/// What an error answer says; nothing where it is longer than any such answer, or breaks off.
+async fn refusal(response: &mut reqwest::Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if body.len() + chunk.len() > REFUSAL_BYTES_MAX {
+            return Vec::new();
+        }
+        body.extend_from_slice(&chunk);
+    }
+    body
 }
 
 fn sensitive(value: &str) -> Option<HeaderValue> {
@@ -150,7 +172,13 @@ pub(crate) enum FetchError {
         source: reqwest::Error,
     },
     #[error("{host} answered with status {status}, expected 200")]
-    Status { host: String, status: u16, retry_after: Option<Duration> },
+    Status {
+        host: String,
+        status: u16,
+        retry_after: Option<Duration>,
+        /// What it said, where the request asked for that; never shown as it is.
+        body: Vec<u8>,
+    },
     #[error("{host} answered with more than {bytes_max} bytes")]
     TooLarge { host: String, bytes_max: usize },
 }
@@ -276,6 +304,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     Some(Duration::from_secs(value.trim().parse().unwrap_or(60)))
 }
+
+/// Error answers of APIs have some hundred bytes; a proxy's page may have some thousand, and says nothing to us.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 
 /// A TCP and TLS handshake across the world takes under a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

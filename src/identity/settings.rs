@@ -6,12 +6,15 @@ use std::time::Duration;
 use url::Url;
 
 pub use super::claim_path::{ClaimPath, ClaimPattern};
+use super::directory::DirectorySettings;
 
 /// Everything `identity` needs to know, besides the groups.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// The issuers, in the config's order.
     pub issuers: Vec<IssuerSettings>,
+    /// Where groups come from that are not in a token, in the config's order.
+    pub directories: Vec<DirectorySettings>,
     /// The verified-token cache.
     pub cache: CacheSettings,
 }
@@ -63,6 +66,8 @@ pub struct IssuerSettings {
     pub required_claims: Vec<ClaimPath>,
     /// What of a group's name counts.
     pub group_form: GroupForm,
+    /// The directories that know its users' groups, by the config's names for them.
+    pub groups_from: Vec<Arc<str>>,
     /// Clock skew allowed at `exp`, `nbf` and `iat`; at most 300 s.
     pub leeway: Duration,
 }

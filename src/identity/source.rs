@@ -400,7 +400,7 @@ fn log_keys(issuer: &str, host: &str, keys: &KeySet, skipped: &[Skipped]) {
 }
 
 /// At random in [0, 1).
-fn random_unit() -> f64 {
+pub(super) fn random_unit() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness agents keep in step, which costs the provider more than us.
     let _ = aws_lc_rs::rand::fill(&mut bytes);

@@ -120,6 +120,7 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         require: preset.require,
         required_claims: Vec::new(),
         group_form: GroupForm::AsWritten,
+        groups_from: Vec::new(),
         leeway: Duration::from_secs(60),
     }
 }
