@@ -347,6 +347,8 @@ pub struct IssuerSnapshot {
     pub fetches: u64,
     /// Fetches that failed.
     pub failures: u64,
+    /// The largest `iat` less now of recent tokens, in seconds; `None` where there were none.
+    pub iat_skew_s: Option<i64>,
 }
 
 /// The shared counters.
@@ -386,6 +388,13 @@ impl Collector for Snapshot {
                 let Some(value) = value(issuer) else { continue };
                 gauge(value).encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
             }
+        }
+        let help = "Largest iat less now of tokens verified in the last minutes: the issuer's clock less ours";
+        let kind = ConstGauge::<i64>::new(0).metric_type();
+        let mut family = encoder.encode_descriptor("issuer_iat_skew_seconds", help, None, kind)?;
+        for issuer in &self.issuers {
+            let Some(skew_s) = issuer.iat_skew_s else { continue };
+            ConstGauge::new(skew_s).encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
         }
         type Count = fn(&IssuerSnapshot) -> u64;
         let counted: [(&str, &str, Count); 2] = [

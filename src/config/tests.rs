@@ -65,6 +65,9 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "counters:\n  redis: redis+unix:///r?pass=hunter2",
         "issuers:\n  acme: { issuer: https://u:hunter2@h, audiences: [a] }",
         "issuers:\n  acme: { client_secret: hunter2 }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: http://u:hunter2@h }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://u:hunter2@h } }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://h, username: u, password: hunter2 } }",
         "counters: { password: hunter2, b: [ }",
         "counters: { password: hunter2, password: hunter2 }",
     ] {
@@ -185,9 +188,11 @@ fn a_file_that_cannot_be_read_is_named() {
 fn meaning(config: &Config) -> String {
     let tests: Vec<PolicyTest> = config.tests.iter().map(|test| PolicyTest { line: 0, ..test.clone() }).collect();
     let redis = config.counters.redis.as_ref().map(|redis| redis.url.expose());
+    let proxies: Vec<_> = config.identity.issuers.iter().filter_map(|issuer| issuer.outbound.proxy.as_ref()).collect();
+    let proxies: Vec<_> = proxies.iter().filter_map(|proxy| Some(proxy.credentials.as_ref()?.1.expose())).collect();
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.expose());
     let Config { spop, admin, identity, counters, policy, .. } = config;
-    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}")
+    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}{proxies:?}")
 }
 
 fn yaml_files(name: &str) -> Vec<PathBuf> {

@@ -23,6 +23,8 @@ use super::settings::Algorithm;
 #[derive(Debug)]
 pub(crate) struct KeySet {
     keys: Vec<Arc<Key>>,
+    /// Keys of earlier sets that still count where a token names them; see [`KeySet::joined_by`].
+    lingering: Vec<Arc<Key>>,
 }
 
 /// One usable public key.
@@ -151,13 +153,17 @@ impl KeySet {
                 Err(reason) => skipped.push(Skipped { index, reason }),
             }
         }
-        if keys.is_empty() { Err(KeySetError::NoneUsable(skipped)) } else { Ok((KeySet { keys }, skipped)) }
+        if keys.is_empty() {
+            Err(KeySetError::NoneUsable(skipped))
+        } else {
+            Ok((KeySet { keys, lingering: Vec::new() }, skipped))
+        }
     }
 
     /// This set with the records of `old` in place of identical keys, so that what they verified stays verified.
     pub(crate) fn succeeding(mut self, old: &KeySet) -> KeySet {
         for key in &mut self.keys {
-            if let Some(known) = old.keys.iter().find(|known| known.same(key) && known.is_live()) {
+            if let Some(known) = old.all().find(|known| known.same(key) && known.is_live()) {
                 *key = Arc::clone(known);
             }
         }
@@ -166,16 +172,11 @@ impl KeySet {
 
     /// Ends the life of every key of `old` that is not in this set: what they verified is verified no longer.
     pub(crate) fn retire_missing(&self, old: &KeySet) {
-        for known in &old.keys {
-            if !self.keys.iter().any(|key| Arc::ptr_eq(key, known)) {
+        for known in old.all() {
+            if !self.all().any(|key| Arc::ptr_eq(key, known)) {
                 known.live.store(false, Ordering::Release);
             }
         }
-    }
-
-    /// Whether both hold the very same records.
-    pub(crate) fn same_keys(&self, other: &KeySet) -> bool {
-        self.keys.len() == other.keys.len() && self.keys.iter().zip(&other.keys).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     /// The key for a token that says `kid` and `algorithm`.
@@ -191,7 +192,7 @@ impl KeySet {
                 (Some(_), Some(_)) => Choice::Ambiguous,
             };
         };
-        let mut named = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+        let mut named = self.all().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
         if named.peek().is_none() {
             return Choice::Unknown;
         }
@@ -201,6 +202,58 @@ impl KeySet {
     /// How many keys there are; never 0.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
+    }
+}
+
+/// Sets over time.
+impl KeySet {
+    /// The keys of `old` that this set does not have and does not replace, so that they may linger. A key without a name
+    /// may not: tokens without `kid` are for the only key that fits, and two would make none of them fit.
+    pub(crate) fn missing_from<'a>(&'a self, old: &'a KeySet) -> impl Iterator<Item = &'a Arc<Key>> {
+        old.all().filter(|known| {
+            let here = self.keys.iter().any(|key| Arc::ptr_eq(key, known) || key.kid == known.kid);
+            known.kid.is_some() && known.is_live() && !here
+        })
+    }
+
+    /// The names under which this set has another key than `old` has, at most eight of them, each cut at 64 characters.
+    pub(crate) fn replaced_in(&self, old: &KeySet) -> Vec<String> {
+        let replaced = old.all().filter(|known| {
+            let here = self.keys.iter().any(|key| Arc::ptr_eq(key, known));
+            known.kid.is_some() && !here && self.keys.iter().any(|key| key.kid == known.kid)
+        });
+        replaced.filter_map(|key| key.kid.as_ref()).map(|kid| kid.chars().take(64).collect()).take(8).collect()
+    }
+
+    /// This set together with keys of earlier ones, as many as there is room for.
+    ///
+    /// A provider's own machines disagree for a while about which keys there are; whoever asks one of them after the
+    /// other must not forget what the first said.
+    pub(crate) fn joined_by(mut self, lingering: impl IntoIterator<Item = Arc<Key>>) -> KeySet {
+        let room = KEYS_MAX.saturating_sub(self.keys.len());
+        self.lingering = lingering.into_iter().take(room).collect();
+        self
+    }
+
+    /// This set without its lingering keys but for those that `stays` names, with the same records.
+    pub(crate) fn with_lingering(&self, stays: impl Fn(&Arc<Key>) -> bool) -> KeySet {
+        let lingering = self.lingering.iter().filter(|key| stays(key)).cloned().collect();
+        KeySet { keys: self.keys.clone(), lingering }
+    }
+
+    /// Whether every key here is one that `old` has too.
+    pub(crate) fn all_in(&self, old: &KeySet) -> bool {
+        self.all().all(|key| old.all().any(|known| Arc::ptr_eq(key, known)))
+    }
+
+    /// Ends the life of every key.
+    pub(crate) fn retire(&self) {
+        self.all().for_each(|key| key.live.store(false, Ordering::Release));
+    }
+
+    /// The newest set's keys, then the lingering ones.
+    fn all(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.keys.iter().chain(&self.lingering)
     }
 }
 

@@ -3,8 +3,8 @@
 //! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
-//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
-//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
+//! `provider` (where they come from), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
@@ -18,18 +18,21 @@ pub mod groups;
 mod identities;
 mod json;
 mod jws;
+mod keep;
 mod keys;
 mod outbound;
 pub mod presets;
 mod provider;
 mod rejection;
 pub mod settings;
+mod skew;
 mod source;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod token;
+mod unknown;
 mod wait;
 
 use std::sync::Arc;
