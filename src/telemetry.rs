@@ -438,3 +438,30 @@ impl Collector for Snapshot {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuers_clock_is_shown_either_way_and_left_out_where_unknown() {
+        let issuer = |name: &str, iat_skew_s| IssuerSnapshot {
+            name: name.to_owned(),
+            keys: 1,
+            age_s: None,
+            fetches: 0,
+            failures: 0,
+            iat_skew_s,
+        };
+        let issuers = vec![issuer("ahead", Some(7)), issuer("behind", Some(-300)), issuer("quiet", None)];
+        let text = Telemetry::default().render(Snapshot { issuers, ..Snapshot::default() });
+        let shown: Vec<_> = text.lines().filter(|line| line.starts_with("tollgate_issuer_iat_skew_seconds{")).collect();
+        assert_eq!(
+            shown,
+            [
+                "tollgate_issuer_iat_skew_seconds{issuer=\"ahead\"} 7",
+                "tollgate_issuer_iat_skew_seconds{issuer=\"behind\"} -300"
+            ]
+        );
+    }
+}

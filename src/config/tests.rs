@@ -45,6 +45,22 @@ fn a_good_config_loads_and_its_expansion_means_the_same() {
 }
 
 #[test]
+fn a_presets_key_hosts_are_shown_and_a_list_takes_their_place() {
+    for (preset, written, expected) in [
+        ("google", "", "key_hosts: [www.googleapis.com]"),
+        ("entra", "", "key_hosts: [login.microsoftonline.com, login.windows.net]"),
+        ("keycloak", "", "key_hosts: []"),
+        ("google", "key_hosts: [], ", "key_hosts: []"),
+        ("google", "key_hosts: Keys.Example., ", "key_hosts: [keys.example.]"),
+    ] {
+        let issuer = format!("{{ preset: {preset}, {written}issuer: https://h, audiences: a }}");
+        let text = format!("issuers: {{ acme: {issuer} }}\nrules: [{{ name: r, allow: authenticated }}]\n");
+        let expanded = parse(&text, Path::new("tollgate.yaml")).unwrap().expanded();
+        assert!(expanded.contains(expected), "{expanded}");
+    }
+}
+
+#[test]
 fn no_secret_is_in_what_check_prints() {
     let config = load(&folder("good").join("secrets.yaml")).unwrap();
     let redis = config.counters.redis.as_ref().unwrap();

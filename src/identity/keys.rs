@@ -666,6 +666,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_newer_set_lacks_lingers_unless_it_was_replaced_or_has_no_name() {
+        let (old, _) = parse(json!([P256_A.jwk("a"), P256_B.jwk("b"), P384_A.jwk("c"), RSA_A.jwk_unnamed()])).unwrap();
+        let new = parse(json!([P256_A.jwk("a"), P256_A.jwk("b")])).unwrap().0.succeeding(&old);
+        let missing: Vec<_> = new.missing_from(&old).cloned().collect();
+        assert_eq!(missing.iter().map(|key| key.kid.as_deref()).collect::<Vec<_>>(), [Some("c")]);
+        assert_eq!(new.replaced_in(&old), ["b"]);
+        assert!(!new.all_in(&old) && old.all_in(&old));
+        let new = new.joined_by(missing);
+        new.retire_missing(&old);
+        assert!(matches!(new.choose(Some("c"), Algorithm::ES384), Choice::Key(key) if key.is_live()));
+        assert!(matches!(new.choose(None, Algorithm::ES384), Choice::Unknown), "without a name only the newest count");
+        assert_eq!(new.len(), 2);
+        assert!(!old.keys[1].is_live() && !old.keys[3].is_live());
+        // It comes back as what it was, or ends.
+        let back = parse(json!([P384_A.jwk("c")])).unwrap().0.succeeding(&new);
+        assert!(Arc::ptr_eq(&back.keys[0], &old.keys[2]));
+        let none = new.with_lingering(|_| false);
+        none.retire_missing(&new);
+        assert!(matches!(none.choose(Some("c"), Algorithm::ES384), Choice::Unknown) && !old.keys[2].is_live());
+    }
+
+    #[test]
+    fn no_more_keys_linger_than_a_set_may_have() {
+        let many = |from: usize, to: usize| {
+            let keys: Vec<_> = (from..to).map(|n| P256_A.jwk(&format!("k{n}"))).collect();
+            parse(json!(keys)).unwrap().0
+        };
+        let (old, new) = (many(0, 200), many(200, 400));
+        let missing: Vec<_> = new.missing_from(&old).cloned().collect();
+        assert_eq!(missing.len(), 200);
+        assert_eq!(new.joined_by(missing).all().count(), KEYS_MAX);
+    }
+
+    #[test]
     fn a_key_lives_as_long_as_sets_hold_it() {
         let (old, _) = parse(json!([P256_A.jwk("a"), P256_B.jwk("b")])).unwrap();
         let (a, b) = (Arc::clone(&old.keys[0]), Arc::clone(&old.keys[1]));

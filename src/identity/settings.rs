@@ -270,3 +270,27 @@ pub struct ClaimMap {
     /// What stands for `aud` (Cognito's access tokens have `client_id` in its place).
     pub audience: Vec<ClaimPath>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_whole_certificates_or_an_error() {
+        let good = std::fs::read_to_string("tests/config/good/ca.pem").unwrap();
+        let roots = Roots::parse(format!("an authority\n{good}{good}").as_bytes()).unwrap();
+        assert_eq!((roots.certificates().count(), &*format!("{roots:?}")), (2, "Roots(2 certificates)"));
+        let cut = good.replace("-----END", "AAAA\n-----EN");
+        let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (text, expected) in [
+            ("", "no certificate"),
+            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no certificate"),
+            (&cut, "not PEM"),
+            (nonsense, "certificate 1"),
+            (&format!("{good}{nonsense}"), "certificate 2"),
+        ] {
+            let error = Roots::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

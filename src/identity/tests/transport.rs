@@ -115,6 +115,19 @@ async fn redirects_are_followed_within_one_origin_three_times() {
     assert_eq!(other.key_fetches(), 0);
 }
 
+/// The same test as elsewhere, in a process whose environment names a proxy that nobody listens on.
+#[test]
+fn no_proxy_is_taken_from_the_environment() {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "identity::tests::provider::keys_are_found_by_discovery_and_fetched_once"]);
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        again.env(name, "http://127.0.0.1:1");
+    }
+    let output = again.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
 /// A proxy that knows one name, and tells what it was asked.
 async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
