@@ -207,7 +207,7 @@ fn the_tests_that_the_documents_name_exist() {
 fn tests_in(row: &str) -> impl Iterator<Item = String> {
     let words = row.split('`').skip(1).step_by(2).map(str::to_owned);
     let metric = |word: &str| word.starts_with("issuer_") || word.starts_with("tollgate_");
-    words.filter(move |word| word.matches('_').count() >= 2 && !metric(word) && !word.contains([' ', '.', ':']))
+    words.filter(move |word| word.matches('_').count() >= 3 && !metric(word) && !word.contains([' ', '.', ':']))
 }
 
 #[test]

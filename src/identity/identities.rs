@@ -67,7 +67,7 @@ pub enum SetupError {
 impl Identities {
     /// Builds the stage.
     ///
-    /// On a reload `previous` is the stage it replaces: an issuer whose settings are the same keeps its keys and its
+    /// On a reload `previous` is the stage it replaces: an issuer whose keys come from the same place keeps them and its
     /// task, and where nothing that a verdict rests on has changed the verified tokens are kept too.
     pub fn new(
         settings: Settings,
@@ -284,7 +284,7 @@ impl Identities {
     }
 
     fn source_of(&self, issuer: &IssuerSettings) -> Option<Arc<KeySource>> {
-        let index = self.settings.issuers.iter().position(|known| known == issuer)?;
+        let index = self.settings.issuers.iter().position(|known| known.has_keys_as(issuer))?;
         self.sources.get(index).cloned()
     }
 }

@@ -28,15 +28,15 @@ pub(crate) struct KeptKeys {
 
 /// The file of one issuer.
 #[derive(Clone, Debug)]
-pub(crate) struct Copy {
+pub(crate) struct CopyFile {
     path: PathBuf,
 }
 
-impl Copy {
+impl CopyFile {
     /// The file for the issuer of that name, which need not be there.
-    pub(crate) fn of(state_dir: &Path, issuer_name: &str) -> Copy {
+    pub(crate) fn of(state_dir: &Path, issuer_name: &str) -> CopyFile {
         const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.');
-        Copy { path: state_dir.join(format!("keys-{}.json", utf8_percent_encode(issuer_name, PLAIN))) }
+        CopyFile { path: state_dir.join(format!("keys-{}.json", utf8_percent_encode(issuer_name, PLAIN))) }
     }
 
     /// Replaces the file. The folder is made where it is missing.
@@ -177,7 +177,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state_dir = folder.path().join("not/yet/there");
         for name in ["acme", "..", "a/b\0", "é"] {
-            let copy = Copy::of(&state_dir, name);
+            let copy = CopyFile::of(&state_dir, name);
             assert_eq!(copy.load().unwrap(), None, "{name:?}");
             copy.forget().unwrap();
             copy.save(&KeptKeys { jwks: "{}".to_owned(), ..kept() }).unwrap();
@@ -187,7 +187,7 @@ mod tests {
             assert_eq!(copy.path.parent(), Some(&*state_dir));
         }
         assert_eq!(fs::read_dir(&state_dir).unwrap().count(), 4, "nothing else is left behind");
-        let copy = Copy::of(&state_dir, "acme");
+        let copy = CopyFile::of(&state_dir, "acme");
         copy.forget().unwrap();
         assert_eq!(copy.load().unwrap(), None);
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_an_error_and_not_a_key_set() {
         let folder = tempfile::tempdir().unwrap();
-        let copy = Copy::of(folder.path(), "acme");
+        let copy = CopyFile::of(folder.path(), "acme");
         copy.save(&kept()).unwrap();
         let good = fs::read_to_string(&copy.path).unwrap();
         for (what, text) in [

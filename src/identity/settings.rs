@@ -77,6 +77,20 @@ pub struct IssuerSettings {
     pub leeway: Duration,
 }
 
+impl IssuerSettings {
+    /// Whether the keys of both are the same: fetched from the same place, in the same way, under the same name. What
+    /// else a reload changes, a leeway say, must not cost an issuer its keys while its provider is down.
+    pub(crate) fn has_keys_as(&self, other: &IssuerSettings) -> bool {
+        self.name == other.name
+            && self.issuer == other.issuer
+            && self.keys == other.keys
+            && self.key_hosts == other.key_hosts
+            && self.key_age_max == other.key_age_max
+            && self.outbound == other.outbound
+            && self.algorithms == other.algorithms
+    }
+}
+
 /// How a provider or a directory may be asked over HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboundSettings {

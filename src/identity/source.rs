@@ -25,7 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
-use super::keep::{Copy, KeptKeys};
+use super::keep::{CopyFile, KeptKeys};
 use super::keys::{self, Key, KeySet, KeySetError, Skipped};
 use super::outbound::{self, Client, chain};
 use super::provider::{self, Place, ProviderError};
@@ -62,7 +62,7 @@ struct Discovery {
     outbound: OutboundSettings,
     algorithms: Vec<Algorithm>,
     age_max: Duration,
-    copy: Option<Copy>,
+    copy: Option<CopyFile>,
 }
 
 /// What decides whether a fetch may start now, and what became of the past ones.
@@ -195,8 +195,8 @@ pub struct IssuerStatus {
 }
 
 impl KeySource {
-    /// Pinned keys are read here, and must be good; others come with [`KeySource::spawn`].
-    /// `state_dir` is where a copy of fetched keys is kept.
+    /// Pinned keys are read here, and must be good; others come with [`KeySource::spawn`]. `state_dir` is where a copy of
+    /// fetched keys is kept.
     pub(crate) fn new(
         settings: &IssuerSettings,
         state_dir: Option<&Path>,
@@ -219,7 +219,7 @@ impl KeySource {
                     outbound: settings.outbound.clone(),
                     algorithms: settings.algorithms.clone(),
                     age_max: settings.key_age_max,
-                    copy: state_dir.map(|state_dir| Copy::of(state_dir, &settings.name)),
+                    copy: state_dir.map(|state_dir| CopyFile::of(state_dir, &settings.name)),
                 };
                 (None, Some(discovery))
             }
@@ -520,7 +520,7 @@ impl State {
     }
 
     /// Keeps the set on disk, or keeps none, where a failure costs nothing but the next start.
-    async fn keep_copy(&self, copy: &Copy, kept: Option<KeptKeys>) {
+    async fn keep_copy(&self, copy: &CopyFile, kept: Option<KeptKeys>) {
         let copy = copy.clone();
         let done = blocking(move || match kept {
             Some(kept) => copy.save(&kept),

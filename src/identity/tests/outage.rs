@@ -6,10 +6,10 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde_json::json;
 
-use super::super::settings::{Algorithm, Settings};
+use super::super::settings::{Algorithm, IssuerSettings, Settings};
 use super::super::source::Pace;
 use super::super::testing::{ISSUER, NOW_S, P256_A, P256_B, TestKey, good_claims, p256, pinned, with};
-use super::super::{Identified, Rejection};
+use super::super::{Identified, Identities, Rejection};
 use super::fake::{Answer, Provider, QUICK, RESTLESS, Stage, alice, keys, ok};
 
 /// A token that outlives whatever a test lets pass.
@@ -326,5 +326,27 @@ async fn garbage_is_told_by_its_reason() {
         let stage = Stage::start(provider.settings(), QUICK).await;
         let error = stage.status().last_error.unwrap();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_while_the_provider_is_down_keeps_the_keys() {
+    let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+    let stage = Stage::start(provider.settings(), QUICK).await;
+    provider.now_answers(down());
+    let token = lasting(&provider, &P256_A, "a");
+    for (what, change, expected) in [
+        ("a leeway", (|issuer| issuer.leeway = Duration::from_secs(300)) as fn(&mut IssuerSettings), alice()),
+        ("what algorithms may sign", |issuer| issuer.algorithms = vec![Algorithm::ES256], Err(Rejection::NoKeys)),
+    ] {
+        let mut issuer = provider.settings();
+        change(&mut issuer);
+        let settings = Settings { issuers: vec![issuer], ..Settings::default() };
+        let previous = Some(&stage.identities);
+        let next = Identities::with_pace(settings, Default::default(), previous, QUICK).unwrap();
+        next.spawn(&stage.clock, &stage.stop);
+        next.fetched().await;
+        let next = Stage { identities: next, clock: stage.clock.clone(), stop: stage.stop.clone() };
+        assert_eq!(next.outcome(&token).await, expected, "{what}");
     }
 }
