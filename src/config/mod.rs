@@ -21,7 +21,7 @@ mod rules;
 mod secrets;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{ConfigErrors, Problem};

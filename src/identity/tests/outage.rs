@@ -1,9 +1,11 @@
 //! Providers that fail, and keys that come and go.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::super::settings::{Algorithm, IssuerSettings, Settings};
@@ -98,11 +100,11 @@ async fn a_hundred_planned_rotations_refuse_nobody() {
     let provider = Provider::start(set(0)).await;
     let stage = Stage::start(provider.settings(), RESTLESS).await;
     let mut before = None;
-    for n in 0..=100 {
+    for (n, key) in rotation.iter().enumerate().take(101) {
         // Announced: the set has the next key before anything is signed with it.
         provider.now_answers(set(n));
         stage.next_fetch().await;
-        let token = lasting(&provider, &rotation[n], &format!("k{n}"));
+        let token = lasting(&provider, key, &format!("k{n}"));
         for token in before.replace(token.clone()).iter().chain([&token]) {
             assert!(matches!(stage.identify(token), Identified::Known(_)), "rotation {n}: at once");
         }
@@ -124,7 +126,7 @@ async fn machines_of_a_provider_that_disagree_make_one_set() {
         provider.now_answers(answer.clone());
         stage.next_fetch().await;
         let Identified::Known(again) = stage.identify(&of_a) else { panic!("a is still there") };
-        assert!(std::sync::Arc::ptr_eq(&first, &again), "no flapping: it was not verified anew");
+        assert!(Arc::ptr_eq(&first, &again), "no flapping: it was not verified anew");
         assert!(matches!(stage.identify(&of_b), Identified::Known(_)));
     }
     // A token without `kid` means the newest set, in which one key fits.
@@ -312,6 +314,65 @@ async fn a_bad_key_is_left_out_and_the_others_are_used() {
     for stage in [discovered, fixed] {
         assert_eq!(stage.status().keys, 7);
         assert_eq!(stage.outcome(&provider.token(&P256_B, "b")).await, alice());
+    }
+}
+
+/// What is logged on this thread until the guard is dropped, which is where a test's tasks run.
+fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    #[derive(Clone)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines(Arc::default());
+    let held = Arc::clone(&lines.0);
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || lines.clone()).finish();
+    (held, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn what_becomes_of_keys_is_logged_once_an_episode() {
+    let (lines, _guard) = logged();
+    let folder = tempfile::tempdir().unwrap();
+    let bad = json!({"kty": "oct", "k": "AAAA"});
+    let provider = Provider::start(keys(&[P256_A.jwk("a"), bad])).await;
+    let issuers = vec![provider.settings()];
+    let settings = Settings { issuers, state_dir: Some(folder.path().to_owned()), ..Settings::default() };
+    let stage = Stage::start_with(settings.clone(), RESTLESS).await;
+    stage.next_fetch().await;
+    provider.now_answers(keys(&[P256_B.jwk("a")]));
+    stage.next_fetch().await;
+    provider.now_answers(down());
+    stage.next_fetch().await;
+    stage.clock.advance(HOUR);
+    stage.next_fetch().await;
+    stage.next_fetch().await;
+    let from_copy = Stage::start_with(settings, RESTLESS).await;
+    assert!(from_copy.identities.ready());
+    drop(from_copy);
+    stage.clock.advance(7 * 24 * HOUR);
+    stage.until(|status| !status.has_keys).await;
+    provider.now_answers(keys(&[P256_A.jwk("a")]));
+    stage.until(|status| status.has_keys).await;
+
+    let lines = String::from_utf8(lines.lock().clone()).unwrap();
+    for (expected, times) in [
+        ("new keys; key 1: a symmetric key never belongs in a key set that anyone can read issuer=\"acme\"", 1),
+        ("another key has the same name: the newer one counts issuer=\"acme\"", 1),
+        // By both stages.
+        ("keys cannot be fetched issuer=\"acme\" serving_stale=true", 2),
+        ("the keys are old: none can be withdrawn issuer=\"acme\" age_s=3600", 1),
+        ("the provider does not answer: kept keys are used issuer=\"acme\" age_s=0", 1),
+        ("the keys are out of use issuer=\"acme\" why=\"nobody has vouched for them for too long\"", 1),
+        ("keys can be fetched again issuer=\"acme\"", 1),
+    ] {
+        assert_eq!(lines.matches(expected).count(), times, "{expected}\n{lines}");
     }
 }
 

@@ -405,16 +405,20 @@ async fn json_is_a_key_set_whatever_its_content_type_and_html_never_is() {
 }
 
 #[tokio::test]
-async fn a_provider_that_drips_is_as_good_as_down() {
-    let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
-    let pace = Pace { fetch_max: Duration::from_millis(200), ..RESTLESS };
-    let stage = Stage::start(provider.settings(), pace).await;
-    let token = provider.token(&P256_A, "a");
-    provider.script.drips.store(true, Ordering::SeqCst);
-    stage.until(|status| status.failures >= 1).await;
-    // Nothing of it is on a request's way: what is decided meanwhile does not wait.
-    assert!(matches!(stage.identify(&token), Identified::Known(_)));
-    assert!(stage.status().last_error.unwrap().contains("cannot be reached or broke off"));
-    provider.script.drips.store(false, Ordering::SeqCst);
-    stage.until(|status| status.last_error.is_none()).await;
+async fn a_provider_that_drips_or_is_silent_is_as_good_as_down() {
+    for silent in [false, true] {
+        let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+        let pace = Pace { fetch_max: Duration::from_millis(200), ..RESTLESS };
+        let stage = Stage::start(provider.settings(), pace).await;
+        let token = provider.token(&P256_A, "a");
+        let held = if silent { Some(provider.script.hold.lock().await) } else { None };
+        provider.script.drips.store(!silent, Ordering::SeqCst);
+        stage.until(|status| status.failures >= 1).await;
+        // Nothing of it is on a request's way: what is decided meanwhile does not wait.
+        assert!(matches!(stage.identify(&token), Identified::Known(_)));
+        assert!(stage.status().last_error.unwrap().contains("cannot be reached or broke off"));
+        provider.script.drips.store(false, Ordering::SeqCst);
+        drop(held);
+        stage.until(|status| status.last_error.is_none()).await;
+    }
 }

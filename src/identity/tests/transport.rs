@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use url::Url;
 
 use super::super::settings::{KeyOrigin, ProxySettings, Roots};
@@ -128,34 +129,44 @@ fn no_proxy_is_taken_from_the_environment() {
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// A proxy that knows one name, and tells what it was asked.
-async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+/// A proxy that leads to one place whatever it is asked for, and tells what that was.
+async fn proxy(to: SocketAddr, tls: Option<Arc<ServerConfig>>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, heads) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
     let told = Arc::clone(&heads);
     tokio::spawn(async move {
         // It ends with the test's runtime.
-        while let Ok((mut client, _)) = listener.accept().await {
-            let told = Arc::clone(&told);
+        while let Ok((client, _)) = listener.accept().await {
+            let (told, tls) = (Arc::clone(&told), tls.clone());
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(client.read_u8().await?);
+                match tls {
+                    Some(tls) => tunnel(TlsAcceptor::from(tls).accept(client).await?, to, &told).await,
+                    None => tunnel(client, to, &told).await,
                 }
-                let head = String::from_utf8(head).unwrap();
-                told.lock().push(head.clone());
-                // "tollgate:hunter2"
-                let allowed = head.to_ascii_lowercase().contains("proxy-authorization: basic dg9sbgdhdgu6ahvudgvymg==");
-                if !allowed {
-                    return client.write_all(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n").await;
-                }
-                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
-                let mut server = TcpStream::connect(to).await?;
-                tokio::io::copy_bidirectional(&mut client, &mut server).await.map(|_| ())
             });
         }
     });
     (address, heads)
+}
+
+async fn tunnel(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    to: SocketAddr,
+    told: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    told.lock().push(head.clone());
+    // "tollgate:hunter2"
+    if !head.to_ascii_lowercase().contains("proxy-authorization: basic dg9sbgdhdgu6ahvudgvymg==") {
+        return client.write_all(b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n").await;
+    }
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    let mut server = TcpStream::connect(to).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(|_| ())
 }
 
 #[tokio::test]
@@ -165,21 +176,26 @@ async fn a_proxy_of_the_config_is_asked_for_the_name_and_told_who_we_are() {
     let tls = Arc::new(ArcSwap::new(authority.server(NAME, FAR)));
     let issuer = format!("https://{NAME}");
     let provider = Provider::start_tls(Some(&issuer), tls, keys(&[P256_A.jwk("a")])).await;
-    for (password, url, expected) in [
-        (Some("hunter2"), &*issuer, None),
-        (Some("hunter3"), &issuer, Some("cannot be reached")),
-        (None, &issuer, Some("cannot be reached")),
+    let (secure, foreign) = (authority.server("localhost", FAR), Authority::new().server("localhost", FAR));
+    for (password, tls, url, expected, asked) in [
+        (Some("hunter2"), None, &*issuer, None, true),
+        (Some("hunter2"), Some(&secure), &issuer, None, true),
+        // Who we are is not told to a proxy that cannot prove its name.
+        (Some("hunter2"), Some(&foreign), &issuer, Some("cannot be reached"), false),
+        (Some("hunter3"), None, &issuer, Some("cannot be reached"), true),
+        (None, None, &issuer, Some("cannot be reached"), true),
         // The proxy's own address is private, and the operator's choice; a provider's is not.
-        (Some("hunter2"), "https://10.0.0.1", Some("is not a public address")),
-        (Some("hunter2"), "http://login.acme.example", Some("http is not allowed")),
+        (Some("hunter2"), None, "https://10.0.0.1", Some("is not a public address"), false),
+        (Some("hunter2"), None, "http://login.acme.example", Some("http is not allowed"), false),
     ] {
-        let (address, heads) = proxy(provider.address).await;
+        let (address, heads) = proxy(provider.address, tls.cloned()).await;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut settings = provider.settings();
         settings.keys = KeyOrigin::Discovery { issuer: Url::parse(url).unwrap() };
         settings.outbound.insecure = false;
         settings.outbound.roots = authority.roots();
         settings.outbound.proxy = Some(ProxySettings {
-            url: Url::parse(&format!("http://localhost:{}", address.port())).unwrap(),
+            url: Url::parse(&format!("{scheme}://localhost:{}", address.port())).unwrap(),
             credentials: password.map(|password| ("tollgate".to_owned(), Secret::new(password))),
         });
         let stage = Stage::start(settings, QUICK).await;
@@ -188,14 +204,13 @@ async fn a_proxy_of_the_config_is_asked_for_the_name_and_told_who_we_are() {
             (None, None) => {
                 assert_eq!(stage.outcome(&provider.token(&P256_A, "a")).await, alice());
                 assert!(heads.iter().all(|head| head.starts_with("CONNECT login.acme.example:443 ")), "{heads:?}");
-                assert!(!heads.is_empty());
             }
             (Some(expected), Some(error)) => {
                 assert!(error.contains(expected), "{error}");
                 assert!(!error.contains("hunter"), "{error}");
-                assert_eq!(heads.is_empty(), !expected.contains("reached"), "{heads:?}");
             }
             other => panic!("{other:?}"),
         }
+        assert_eq!(!heads.is_empty(), asked, "{heads:?}");
     }
 }
