@@ -265,6 +265,15 @@ impl Stage {
     }
 }
 
+/// Runs one test of this program in a process of its own, with `environment`.
+pub(super) fn run_alone(test: &str, environment: &[(&str, &str)]) {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", test]).envs(environment.iter().copied());
+    let output = again.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
 pub(super) fn alice() -> Result<String, Rejection> {
     Ok("alice".to_owned())
 }

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::super::settings::{KeyOrigin, ProxySettings, Roots};
 use super::super::testing::P256_A;
-use super::fake::{Answer, Provider, QUICK, RESTLESS, Stage, alice, discovery, keys, ok};
+use super::fake::{Answer, Provider, QUICK, RESTLESS, Stage, alice, discovery, keys, ok, run_alone};
 use crate::secret::Secret;
 
 /// An authority made for one test.
@@ -119,14 +119,9 @@ async fn redirects_are_followed_within_one_origin_three_times() {
 /// The same test as elsewhere, in a process whose environment names a proxy that nobody listens on.
 #[test]
 fn no_proxy_is_taken_from_the_environment() {
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", "identity::tests::provider::keys_are_found_by_discovery_and_fetched_once"]);
-    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        again.env(name, "http://127.0.0.1:1");
-    }
-    let output = again.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let named = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+    let test = "identity::tests::provider::keys_are_found_by_discovery_and_fetched_once";
+    run_alone(test, &named.map(|name| (name, "http://127.0.0.1:1")));
 }
 
 /// A proxy that leads to one place whatever it is asked for, and tells what that was.
