@@ -24,7 +24,8 @@ use url::Url;
 use super::super::settings::{Algorithm, IssuerSettings, KeyOrigin, Settings};
 use super::super::source::Pace;
 use super::super::testing::{NOW_S, P256_A, TestKey, good_claims, jwks, pinned, with};
-use super::super::{Accepted, Answers, Groups, Identified, Identities, IssuerStatus, Rejection};
+use super::super::wait::Answered;
+use super::super::{Accepted, Answers, Groups, Identified, Identities, Identity, IssuerStatus, Rejection};
 use crate::clock::Clock;
 use crate::request::Request;
 use crate::trace::Trace;
@@ -246,6 +247,22 @@ impl Stage {
                 Identified::Known(identity) => return Ok(identity.user.clone()),
                 Identified::Rejected(rejection) => return Err(rejection),
                 Identified::Wait(wait) => answers.add(wait.await),
+            }
+        }
+    }
+
+    /// Who it is, by the keys that are here: a signature may be waited for, keys may not.
+    pub(super) async fn known(&self, token: &str) -> Arc<Identity> {
+        let mut answers = Answers::default();
+        loop {
+            match self.identify_after(token, &answers) {
+                Identified::Known(identity) => return identity,
+                Identified::Rejected(rejection) => panic!("{rejection:?}"),
+                Identified::Wait(wait) => {
+                    let answer = wait.await;
+                    assert!(!matches!(answer.0, Answered::Keys), "keys were asked for");
+                    answers.add(answer);
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use url::Url;
 use super::super::settings::{KeyOrigin, Settings};
 use super::super::source::Pace;
 use super::super::testing::{NOW_S, P256_A, P256_B, jwks};
-use super::super::{Answers, Groups, Identified, Identities, Rejection, Wait};
+use super::super::{Groups, Identified, Identities, Rejection, Wait};
 use super::fake::{Answer, Provider, QUICK, RESTLESS, Stage, alice, discovery, keys, ok};
 use crate::clock::Clock;
 
@@ -78,9 +78,8 @@ async fn an_unknown_kid_brings_the_new_keys_at_once() {
         .collect();
     drop(held);
     for wait in waits {
-        let mut answers = Answers::default();
-        answers.add(wait.await);
-        assert!(matches!(stage.identify_after(&new, &answers), Identified::Known(_)));
+        wait.await;
+        assert_eq!(stage.known(&new).await.user, "alice");
     }
     assert_eq!(provider.key_fetches(), 2);
     assert_eq!(provider.script.discovery_fetches.load(Ordering::SeqCst), 1, "where the keys are was known");
@@ -108,11 +107,10 @@ async fn keys_that_stay_keep_their_tokens_verified() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
     let old = provider.token(&P256_A, "a");
-    assert_eq!(stage.outcome(&old).await, alice());
-    let Identified::Known(before) = stage.identify(&old) else { panic!() };
+    let before = stage.known(&old).await;
     provider.now_answers(keys(&[P256_B.jwk("b"), P256_A.jwk("a")]));
     assert_eq!(stage.outcome(&provider.token(&P256_B, "b")).await, alice());
-    let Identified::Known(after) = stage.identify(&old) else { panic!() };
+    let after = stage.known(&old).await;
     assert!(Arc::ptr_eq(&before, &after));
 }
 
@@ -415,7 +413,7 @@ async fn a_provider_that_drips_or_is_silent_is_as_good_as_down() {
         provider.script.drips.store(!silent, Ordering::SeqCst);
         stage.until(|status| status.failures >= 1).await;
         // Nothing of it is on a request's way: what is decided meanwhile does not wait.
-        assert!(matches!(stage.identify(&token), Identified::Known(_)));
+        assert_eq!(stage.known(&token).await.user, "alice");
         assert!(stage.status().last_error.unwrap().contains("cannot be reached or broke off"));
         provider.script.drips.store(false, Ordering::SeqCst);
         drop(held);
