@@ -505,8 +505,9 @@ impl State {
         let (Some(uri), true) = (uri, kept.issuer == discovery.place.issuer) else {
             return passed_over("they are another issuer's, or from another place".to_owned());
         };
-        let Some(age) = u64::try_from(age_s).ok().map(Duration::from_secs).filter(|age| *age <= COPY_AGE_MAX) else {
-            return passed_over(format!("they are {age_s} s old, expected 0 to {} s", COPY_AGE_MAX.as_secs()));
+        let age_max = COPY_AGE_MAX.min(discovery.age_max);
+        let Some(age) = u64::try_from(age_s).ok().map(Duration::from_secs).filter(|age| *age <= age_max) else {
+            return passed_over(format!("they are {age_s} s old, expected 0 to {} s", age_max.as_secs()));
         };
         tracing::warn!(
             issuer = &*self.name,

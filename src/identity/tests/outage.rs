@@ -232,9 +232,13 @@ async fn a_start_without_the_provider_uses_the_kept_keys() {
         assert_eq!(stage.outcome(&token).await, expected, "{what}");
         assert!(stage.status().last_error.is_some(), "{what}: the provider is still down");
     }
-    let without = || Settings { state_dir: None, ..settings() };
+    let mut short = settings();
+    short.issuers[0].key_age_max = HOUR;
+    std::fs::write(&file, at(NOW_S - 3601)).unwrap();
+    assert!(!Stage::start_with(short, QUICK).await.identities.ready(), "older than keys may become");
     std::fs::write(&file, &good).unwrap();
-    assert!(!Stage::start_with(without(), QUICK).await.identities.ready());
+    let without = Settings { state_dir: None, ..settings() };
+    assert!(!Stage::start_with(without, QUICK).await.identities.ready());
     others_may_write(&file);
     assert!(!Stage::start_with(settings(), QUICK).await.identities.ready());
 }
