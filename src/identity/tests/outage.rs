@@ -133,7 +133,7 @@ async fn machines_of_a_provider_that_disagree_make_one_set() {
     provider.now_answers(a);
     stage.next_fetch().await;
     let claims = with(&good_claims(), json!({"iss": provider.issuer()}));
-    let unnamed = P256_A.sign_text(r#"{"alg":"ES256"}"#, &claims.to_string(), Algorithm::ES256);
+    let unnamed = P256_A.sign_text(r#"{"alg":"ES256"}"#, claims.to_string(), Algorithm::ES256);
     assert_eq!(stage.outcome(&unnamed).await, alice());
 }
 
