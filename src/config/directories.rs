@@ -107,7 +107,7 @@ fn google(at: &At<'_>, folder: &Path) -> Option<(DirectoryKind, Option<SecretSou
         admin: admin?,
         nested: nested?,
         endpoint: endpoint?,
-        outbound: OutboundSettings { insecure: insecure? },
+        outbound: OutboundSettings { insecure: insecure?, ..OutboundSettings::default() },
     };
     Some((DirectoryKind::Google(Box::new(settings)), Some(place)))
 }
@@ -141,7 +141,7 @@ fn entra(at: &At<'_>, folder: &Path) -> Option<(DirectoryKind, Option<SecretSour
         client_secret,
         endpoint: graph?,
         login: login?,
-        outbound: OutboundSettings { insecure: insecure? },
+        outbound: OutboundSettings { insecure: insecure?, ..OutboundSettings::default() },
     };
     Some((DirectoryKind::Entra(Box::new(settings)), Some(place)))
 }

@@ -24,6 +24,9 @@ impl Config {
         self.listeners(&mut out);
         self.directories(&mut out);
         self.issuers(&mut out);
+        if let Some(path) = &self.identity.state_dir {
+            put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
+        }
         self.groups_and_counters(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
@@ -116,7 +119,21 @@ impl Config {
             if let Some(path) = &written.jwks_file {
                 put(out, format_args!("    jwks_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
             }
+            if written.jwks_file.is_none() {
+                put(out, format_args!("    key_hosts: {}\n", list(&issuer.key_hosts)));
+                put(out, format_args!("    max_key_age: {}\n", show_duration(issuer.key_age_max)));
+            }
             put(out, format_args!("    insecure: {}\n", issuer.outbound.insecure));
+            if let Some(path) = &written.ca_file {
+                put(out, format_args!("    ca_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
+            }
+            if let Some(proxy) = &issuer.outbound.proxy {
+                put(out, format_args!("    proxy:\n      url: {}\n", text(proxy.url.as_str())));
+                if let (Some((username, _)), Some(place)) = (&proxy.credentials, &written.proxy_password) {
+                    put(out, format_args!("      username: {}\n", text(username)));
+                    put(out, format_args!("      password: {}\n", text(&secrets::show(place))));
+                }
+            }
             put(out, format_args!("    algorithms: {}\n", list(issuer.algorithms.iter().map(|known| known.name()))));
             let claims = &issuer.claims;
             *out += "    claims:\n";

@@ -18,6 +18,9 @@ impl Config {
         let mut facts = vec![self.listening()];
         facts.extend(self.keys());
         facts.extend(self.groups_from());
+        if let Some(path) = &self.identity.state_dir {
+            facts.push(format!("key sets are kept in {}, for a start without their provider", path.display()));
+        }
         facts.push(self.counting());
         for limit in &self.written.limits {
             facts.extend(self.bounds(limit));
@@ -48,6 +51,10 @@ impl Config {
             let keys = match &written.jwks_file {
                 Some(path) => format!("keys from {}, with no outbound call", path.display()),
                 None => format!("keys by discovery at {}", issuer.issuer),
+            };
+            let keys = match &issuer.outbound.proxy {
+                Some(proxy) => format!("{keys}, through the proxy {}", proxy.url),
+                None => keys,
             };
             format!("issuer {}: preset {}, {keys}", issuer.name, written.preset)
         })

@@ -25,7 +25,7 @@ mod rules;
 mod secrets;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{ConfigErrors, Problem};
@@ -41,7 +41,7 @@ use crate::secret::SecretSource;
 use crate::server::settings::{AdminSettings, SpopSettings};
 use counters::WrittenRedis;
 use file::Node;
-use issuers::Membership;
+use issuers::{Membership, WrittenIssuer};
 use read::{At, Report};
 
 /// A config without a mistake, in the types of the modules that it is for.
@@ -75,12 +75,6 @@ struct Written {
     limits: Vec<Arc<LimitUse>>,
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
-}
-
-#[derive(Debug)]
-struct WrittenIssuer {
-    preset: &'static str,
-    jwks_file: Option<PathBuf>,
 }
 
 /// Reads the config at `path`, at most 1 MiB, with the key sets and secrets that it names.
@@ -136,6 +130,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
+    let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -206,16 +201,13 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             }
         }
     }
-    let (settings, written_issuers) = issuers
-        .into_iter()
-        .map(|issuer| (issuer.settings, WrittenIssuer { preset: issuer.preset, jwks_file: issuer.jwks_file }))
-        .unzip();
+    let (settings, written_issuers) = issuers.into_iter().map(|issuer| (issuer.settings, issuer.written)).unzip();
     let (directories, written_directories) = directories.into_iter().unzip();
     let limits = limits.into_iter().filter_map(|limit| limit.limit).collect();
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, directories, cache },
+        identity: identity::settings::Settings { issuers: settings, directories, cache, state_dir },
         groups: Arc::new(groups),
         counters,
         policy,
@@ -272,6 +264,8 @@ fn ambiguous_paths(at: &At<'_>) -> bool {
     }
     false
 }
+
+const STATE_DIR: &str = "the path of a folder of the agent's own, such as `/var/lib/tollgate`";
 
 /// A config of a thousand rules has some 200 KiB.
 const TEXT_BYTES_MAX: u64 = 1024 * 1024;

@@ -46,6 +46,22 @@ fn a_good_config_loads_and_its_expansion_means_the_same() {
 }
 
 #[test]
+fn a_presets_key_hosts_are_shown_and_a_list_takes_their_place() {
+    for (preset, written, expected) in [
+        ("google", "", "key_hosts: [www.googleapis.com]"),
+        ("entra", "", "key_hosts: [login.microsoftonline.com, login.windows.net]"),
+        ("keycloak", "", "key_hosts: []"),
+        ("google", "key_hosts: [], ", "key_hosts: []"),
+        ("google", "key_hosts: Keys.Example., ", "key_hosts: [keys.example.]"),
+    ] {
+        let issuer = format!("{{ preset: {preset}, {written}issuer: https://h, audiences: a }}");
+        let text = format!("issuers: {{ acme: {issuer} }}\nrules: [{{ name: r, allow: authenticated }}]\n");
+        let expanded = parse(&text, Path::new("tollgate.yaml")).unwrap().expanded();
+        assert!(expanded.contains(expected), "{expanded}");
+    }
+}
+
+#[test]
 fn no_secret_is_in_what_check_prints() {
     let config = load(&folder("good").join("secrets.yaml")).unwrap();
     let redis = config.counters.redis.as_ref().unwrap();
@@ -69,6 +85,9 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "directories:\n  d: { entra: { client_secret: hunter2 } }",
         "directories:\n  d: { google: { service_account: hunter2 } }",
         "directories:\n  d: { google: { endpoint: https://u:hunter2@h } }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: http://u:hunter2@h }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://u:hunter2@h } }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://h, username: u, password: hunter2 } }",
         "counters: { password: hunter2, b: [ }",
         "counters: { password: hunter2, password: hunter2 }",
     ] {
@@ -228,9 +247,11 @@ fn a_file_that_cannot_be_read_is_named() {
 fn meaning(config: &Config) -> String {
     let tests: Vec<PolicyTest> = config.tests.iter().map(|test| PolicyTest { line: 0, ..test.clone() }).collect();
     let redis = config.counters.redis.as_ref().map(|redis| redis.url.expose());
+    let proxies: Vec<_> = config.identity.issuers.iter().filter_map(|issuer| issuer.outbound.proxy.as_ref()).collect();
+    let proxies: Vec<_> = proxies.iter().filter_map(|proxy| Some(proxy.credentials.as_ref()?.1.expose())).collect();
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.expose());
     let Config { spop, admin, identity, counters, policy, .. } = config;
-    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}")
+    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}{proxies:?}")
 }
 
 fn yaml_files(name: &str) -> Vec<PathBuf> {

@@ -23,6 +23,8 @@ use super::settings::Algorithm;
 #[derive(Debug)]
 pub(crate) struct KeySet {
     keys: Vec<Arc<Key>>,
+    /// Keys of earlier sets that still count where a token names them; see [`KeySet::joined_by`].
+    lingering: Vec<Arc<Key>>,
 }
 
 /// One usable public key.
@@ -151,13 +153,17 @@ impl KeySet {
                 Err(reason) => skipped.push(Skipped { index, reason }),
             }
         }
-        if keys.is_empty() { Err(KeySetError::NoneUsable(skipped)) } else { Ok((KeySet { keys }, skipped)) }
+        if keys.is_empty() {
+            Err(KeySetError::NoneUsable(skipped))
+        } else {
+            Ok((KeySet { keys, lingering: Vec::new() }, skipped))
+        }
     }
 
     /// This set with the records of `old` in place of identical keys, so that what they verified stays verified.
     pub(crate) fn succeeding(mut self, old: &KeySet) -> KeySet {
         for key in &mut self.keys {
-            if let Some(known) = old.keys.iter().find(|known| known.same(key) && known.is_live()) {
+            if let Some(known) = old.all().find(|known| known.same(key) && known.is_live()) {
                 *key = Arc::clone(known);
             }
         }
@@ -166,16 +172,11 @@ impl KeySet {
 
     /// Ends the life of every key of `old` that is not in this set: what they verified is verified no longer.
     pub(crate) fn retire_missing(&self, old: &KeySet) {
-        for known in &old.keys {
-            if !self.keys.iter().any(|key| Arc::ptr_eq(key, known)) {
+        for known in old.all() {
+            if !self.all().any(|key| Arc::ptr_eq(key, known)) {
                 known.live.store(false, Ordering::Release);
             }
         }
-    }
-
-    /// Whether both hold the very same records.
-    pub(crate) fn same_keys(&self, other: &KeySet) -> bool {
-        self.keys.len() == other.keys.len() && self.keys.iter().zip(&other.keys).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     /// The key for a token that says `kid` and `algorithm`.
@@ -191,7 +192,7 @@ impl KeySet {
                 (Some(_), Some(_)) => Choice::Ambiguous,
             };
         };
-        let mut named = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+        let mut named = self.all().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
         if named.peek().is_none() {
             return Choice::Unknown;
         }
@@ -201,6 +202,58 @@ impl KeySet {
     /// How many keys there are; never 0.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
+    }
+}
+
+/// Sets over time.
+impl KeySet {
+    /// The keys of `old` that this set does not have and does not replace, so that they may linger. A key without a name
+    /// may not: tokens without `kid` are for the only key that fits, and two would make none of them fit.
+    pub(crate) fn missing_from<'a>(&'a self, old: &'a KeySet) -> impl Iterator<Item = &'a Arc<Key>> {
+        old.all().filter(|known| {
+            let here = self.keys.iter().any(|key| Arc::ptr_eq(key, known) || key.kid == known.kid);
+            known.kid.is_some() && known.is_live() && !here
+        })
+    }
+
+    /// The names under which this set has another key than `old` has, at most eight of them, each cut at 64 characters.
+    pub(crate) fn replaced_in(&self, old: &KeySet) -> Vec<String> {
+        let replaced = old.all().filter(|known| {
+            let here = self.keys.iter().any(|key| Arc::ptr_eq(key, known));
+            known.kid.is_some() && !here && self.keys.iter().any(|key| key.kid == known.kid)
+        });
+        replaced.filter_map(|key| key.kid.as_ref()).map(|kid| kid.chars().take(64).collect()).take(8).collect()
+    }
+
+    /// This set together with keys of earlier ones, as many as there is room for.
+    ///
+    /// A provider's own machines disagree for a while about which keys there are; whoever asks one of them after the
+    /// other must not forget what the first said.
+    pub(crate) fn joined_by(mut self, lingering: impl IntoIterator<Item = Arc<Key>>) -> KeySet {
+        let room = KEYS_MAX.saturating_sub(self.keys.len());
+        self.lingering = lingering.into_iter().take(room).collect();
+        self
+    }
+
+    /// This set without its lingering keys but for those that `stays` names, with the same records.
+    pub(crate) fn with_lingering(&self, stays: impl Fn(&Arc<Key>) -> bool) -> KeySet {
+        let lingering = self.lingering.iter().filter(|key| stays(key)).cloned().collect();
+        KeySet { keys: self.keys.clone(), lingering }
+    }
+
+    /// Whether every key here is one that `old` has too.
+    pub(crate) fn all_in(&self, old: &KeySet) -> bool {
+        self.all().all(|key| old.all().any(|known| Arc::ptr_eq(key, known)))
+    }
+
+    /// Ends the life of every key.
+    pub(crate) fn retire(&self) {
+        self.all().for_each(|key| key.live.store(false, Ordering::Release));
+    }
+
+    /// The newest set's keys, then the lingering ones.
+    fn all(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.keys.iter().chain(&self.lingering)
     }
 }
 
@@ -610,6 +663,40 @@ mod tests {
         assert_eq!(skipped, [Skipped { index: 1, reason: SkipReason::Duplicate }]);
         let (first, _) = parse(json!([P256_A.jwk("a")])).unwrap();
         assert!(set.keys[0].same(&first.keys[0]));
+    }
+
+    #[test]
+    fn what_a_newer_set_lacks_lingers_unless_it_was_replaced_or_has_no_name() {
+        let (old, _) = parse(json!([P256_A.jwk("a"), P256_B.jwk("b"), P384_A.jwk("c"), RSA_A.jwk_unnamed()])).unwrap();
+        let new = parse(json!([P256_A.jwk("a"), P256_A.jwk("b")])).unwrap().0.succeeding(&old);
+        let missing: Vec<_> = new.missing_from(&old).cloned().collect();
+        assert_eq!(missing.iter().map(|key| key.kid.as_deref()).collect::<Vec<_>>(), [Some("c")]);
+        assert_eq!(new.replaced_in(&old), ["b"]);
+        assert!(!new.all_in(&old) && old.all_in(&old));
+        let new = new.joined_by(missing);
+        new.retire_missing(&old);
+        assert!(matches!(new.choose(Some("c"), Algorithm::ES384), Choice::Key(key) if key.is_live()));
+        assert!(matches!(new.choose(None, Algorithm::ES384), Choice::Unknown), "without a name only the newest count");
+        assert_eq!(new.len(), 2);
+        assert!(!old.keys[1].is_live() && !old.keys[3].is_live());
+        // It comes back as what it was, or ends.
+        let back = parse(json!([P384_A.jwk("c")])).unwrap().0.succeeding(&new);
+        assert!(Arc::ptr_eq(&back.keys[0], &old.keys[2]));
+        let none = new.with_lingering(|_| false);
+        none.retire_missing(&new);
+        assert!(matches!(none.choose(Some("c"), Algorithm::ES384), Choice::Unknown) && !old.keys[2].is_live());
+    }
+
+    #[test]
+    fn no_more_keys_linger_than_a_set_may_have() {
+        let many = |from: usize, to: usize| {
+            let keys: Vec<_> = (from..to).map(|n| P256_A.jwk(&format!("k{n}"))).collect();
+            parse(json!(keys)).unwrap().0
+        };
+        let (old, new) = (many(0, 200), many(200, 400));
+        let missing: Vec<_> = new.missing_from(&old).cloned().collect();
+        assert_eq!(missing.len(), 200);
+        assert_eq!(new.joined_by(missing).all().count(), KEYS_MAX);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
-//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
-//! `directory` (groups that are not in the token), `outbound` (the only outbound HTTP), `presets` (what well-known
-//! providers write).
+//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
+//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` (names, passwords and groups
+//! of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
@@ -20,6 +20,7 @@ pub mod groups;
 mod identities;
 mod json;
 mod jws;
+mod keep;
 mod keys;
 pub mod ldap;
 mod outbound;
@@ -27,12 +28,14 @@ pub mod presets;
 mod provider;
 mod rejection;
 pub mod settings;
+mod skew;
 mod source;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod token;
+mod unknown;
 mod wait;
 
 use std::sync::Arc;

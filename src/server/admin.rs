@@ -192,6 +192,7 @@ fn snapshot(admin: &Admin) -> Snapshot {
                 age_s: issuer.age_s,
                 fetches: issuer.fetches,
                 failures: issuer.failures,
+                iat_skew_s: issuer.iat_skew_s,
             })
             .collect(),
         store: pipeline

@@ -95,7 +95,7 @@ impl Fake {
             admin: ADMIN.to_owned(),
             nested: true,
             endpoint: self.url(),
-            outbound: OutboundSettings { insecure: true },
+            outbound: OutboundSettings { insecure: true, ..OutboundSettings::default() },
         }
     }
 
@@ -106,7 +106,7 @@ impl Fake {
             client_secret: Secret::new(CLIENT_SECRET),
             endpoint: self.url(),
             login: self.url(),
-            outbound: OutboundSettings { insecure: true },
+            outbound: OutboundSettings { insecure: true, ..OutboundSettings::default() },
         }
     }
 

@@ -1,7 +1,7 @@
 //! The OpenID Foundation's relying-party cases that say something about a verifier of bearer tokens, by their names.
 //!
 //! With keys from a provider, in [`super::provider`]: `signing-key-rotation` and `-just-before-signing`
-//! (`an_unknown_kid_brings_the_new_keys_and_ends_the_old`), `discovery-issuer-mismatch`
+//! (`an_unknown_kid_brings_the_new_keys_at_once`), `discovery-issuer-mismatch`
 //! (`a_discovery_document_must_be_the_issuers_own`), `discovery-jwks-uri-keys`
 //! (`keys_are_found_by_discovery_and_fetched_once`). Nonce, `at_hash`, `c_hash` and refreshed tokens are a matter between
 //! a client and its provider: a resource server sees none of them.
