@@ -4,7 +4,8 @@
 #   scripts/install.sh demo         HAProxy, curl, FastAPI and uvicorn (in .venv)
 #   scripts/install.sh demo-redis   that, and Redis
 #   scripts/install.sh test         that, the OIDC provider of the tests (npm, in tests/support/idp), another JOSE library
-#                                   (in .venv), and the HAProxy lines that the protocol is tested against (in .haproxy)
+#                                   (in .venv), an LDAP server, and the HAProxy lines that the protocol is tested against
+#                                   (in .haproxy)
 #
 # From Debian's packages, PyPI and npm, through the mirrors this system is set up with. No service is started, and none
 # that runs is touched.
@@ -42,6 +43,9 @@ main() {
     has node || packages+=(nodejs)
     has ip || packages+=(iproute2)
     has npm || packages+=(npm)
+    has slapd || packages+=(slapd)
+    has ldapsearch || packages+=(ldap-utils)
+    has openssl || packages+=(openssl)
   fi
 
   if [ ${#packages[@]} -gt 0 ]; then

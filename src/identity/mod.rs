@@ -21,6 +21,7 @@ mod identities;
 mod json;
 mod jws;
 mod keys;
+pub mod ldap;
 mod outbound;
 pub mod presets;
 mod provider;

@@ -263,6 +263,7 @@ async fn keys_that_stay_keep_their_tokens_verified() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
     let old = provider.token(&P256_A, "a");
+    assert_eq!(stage.outcome(&old).await, alice());
     let Identified::Known(before) = stage.identify(&old) else { panic!() };
     provider.now_answers(keys(&[P256_B.jwk("b"), P256_A.jwk("a")]));
     assert_eq!(stage.outcome(&provider.token(&P256_B, "b")).await, alice());
