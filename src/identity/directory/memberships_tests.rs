@@ -491,26 +491,41 @@ async fn dropping_it_ends_its_task() {
 }
 
 #[tokio::test]
-async fn a_slow_directory_over_http_costs_no_request_more_than_it_waits() {
+async fn whatever_a_directory_does_over_http_is_unknown_until_it_answers() {
     let fake = Fake::start().await;
     fake.has("alice@acme.example", &["eng@acme.example"]);
     fake.has("eng@acme.example", &[]);
     let settings = settings(DirectoryKind::Google(Box::new(fake.google())));
-    let pace = Pace { fetch_max: Duration::from_millis(200), ..QUICK };
-    for fault in [Fault::Drips, Fault::Hangs] {
+    let says = |status, retry_after| Fault::Says(status, retry_after, String::new());
+    for (fault, said, pause_s) in [
+        (Fault::Drips, "no answer within", 1),
+        (Fault::Hangs, "no answer within", 1),
+        (Fault::Breaks, "broke off", 1),
+        (says(429, Some("30")), "slower (status 429)", 30),
+        (says(503, Some("7200")), "slower (status 503)", 3600),
+        (says(500, None), "refuses (status 500)", 1),
+        (Fault::Instead("<html>".to_owned()), "not as documented", 1),
+    ] {
+        let is_slow = matches!(fault, Fault::Drips | Fault::Hangs);
+        let pace = if is_slow { Pace { fetch_max: Duration::from_millis(200), ..QUICK } } else { QUICK };
         let memberships = Memberships::with_pace(&settings, pace);
         let (clock, stop) = (Clock::by_hand(NOW_S), CancellationToken::new());
         memberships.spawn(clock.clone(), stop.clone());
         fake.fails_with(fault.clone());
-        let Look::Unknown { wait: Some(wait), .. } = memberships.look("alice@acme.example", clock.now()) else {
-            panic!("known")
-        };
+        let look = || memberships.look("alice@acme.example", clock.now());
+        let Look::Unknown { wait: Some(wait), .. } = look() else { panic!("known") };
         wait.await;
-        assert!(memberships.status(clock.now()).last_error.unwrap().contains("no answer within"), "{fault:?}");
-        clock.advance(Duration::from_secs(60));
+        assert!(matches!(look(), Look::Unknown { wait: None, ignorance: Some(_) }), "{fault:?}");
+        let status = memberships.status(clock.now());
+        assert!(status.last_error.as_ref().is_some_and(|error| error.contains(said)), "{fault:?}: {status:?}");
+        let paused_s = status.paused_s.unwrap();
+        assert!(paused_s <= pause_s && (pause_s == 1 || paused_s == pause_s), "{fault:?}: {paused_s}");
+        clock.advance(Duration::from_secs(pause_s));
         let mut found = None;
         until(|| {
-            found = known(memberships.look("alice@acme.example", clock.now()));
+            // On a machine without time to spare an answer may be too slow again.
+            clock.advance(Duration::from_secs(u64::from(is_slow)));
+            found = known(look());
             found.is_some()
         })
         .await;
