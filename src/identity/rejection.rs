@@ -1,6 +1,6 @@
 //! Why a credential did not become an identity: a closed list, with the words for each.
 
-/// Why a credential was refused. Every variant but [`Rejection::NoKeys`] is the caller's doing.
+/// Why a credential was refused. All but those of [`Rejection::is_failure`] are the caller's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
     /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
@@ -47,11 +47,15 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// The directory does not have this name with this password, or too many others were tried.
+    PasswordRefused,
+    /// The directory could not say whose the name and the password are. Ours, not the caller's.
+    DirectoryUnavailable,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 22] = [
+    pub const ALL: [Rejection; 24] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -74,6 +78,8 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::PasswordRefused,
+        Rejection::DirectoryUnavailable,
     ];
 
     /// The `reason` code.
@@ -89,7 +95,7 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        self == Rejection::NoKeys
+        matches!(self, Rejection::NoKeys | Rejection::DirectoryUnavailable)
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
@@ -126,6 +132,8 @@ impl Rejection {
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::PasswordRefused => ("password_refused", "The user name or the password is not right"),
+            Rejection::DirectoryUnavailable => ("directory_unavailable", "The directory cannot be asked"),
         }
     }
 }
