@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{Grounds, TokenCache};
 use super::credential::{self, Presented};
 use super::keys::{Choice, Key, KeySetError};
+use super::revocation::{RevocationStatus, Revocations};
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims, revocation};
 use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
@@ -26,6 +27,7 @@ pub struct Identities {
     /// `iss` -> index.
     by_iss: HashMap<String, usize>,
     cache: TokenCache,
+    revocations: Option<Arc<Revocations>>,
     anonymous: Arc<Identity>,
 }
 
@@ -61,6 +63,12 @@ pub enum SetupError {
         name: Arc<str>,
         /// What is wrong with them.
         reason: String,
+    },
+    /// The Redis of the revocations has no address that is one.
+    #[error("revocations cannot be had: {source}")]
+    Revocations {
+        /// Why.
+        source: revocation::StoreError,
     },
 }
 
@@ -109,7 +117,18 @@ impl Identities {
             Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
             _ => TokenCache::new(settings.cache),
         };
-        Ok(Identities { settings, groups, sources, by_iss, cache, anonymous: Arc::new(Identity::anonymous()) })
+        let revocations = match &settings.revocations {
+            None => None,
+            Some(wanted) => {
+                let previous = previous.and_then(|previous| previous.revocations.as_ref());
+                Some(
+                    Revocations::new(wanted, settings.state_dir.as_deref(), previous)
+                        .map_err(|source| SetupError::Revocations { source })?,
+                )
+            }
+        };
+        let anonymous = Arc::new(Identity::anonymous());
+        Ok(Identities { settings, groups, sources, by_iss, cache, revocations, anonymous })
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -117,6 +136,9 @@ impl Identities {
     pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
+        }
+        if let Some(revocations) = &self.revocations {
+            revocations.spawn(clock, stop);
         }
     }
 
@@ -171,6 +193,18 @@ impl Identities {
         }
     }
 
+    /// Waits until revocations were read from Redis, for as long as that takes; after [`Identities::spawn`].
+    pub async fn revocations_read(&self) {
+        if let Some(revocations) = &self.revocations {
+            revocations.pulled().await;
+        }
+    }
+
+    /// How the list of revocations does; `None` without one.
+    pub fn revocation_status(&self, now: Now) -> Option<RevocationStatus> {
+        self.revocations.as_ref().map(|revocations| revocations.status(now))
+    }
+
     fn decide(
         &self,
         request: &Request<'_>,
@@ -181,10 +215,10 @@ impl Identities {
     ) -> Result<Arc<Identity>, Obstacle> {
         let presented = credential::choose(request, accepted)
             .map_err(|rejection| rejected(trace, rejection, || "what the request presents".to_owned()))?;
-        match presented {
+        let identity = match presented {
             Presented::Nothing => {
                 trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
-                Ok(Arc::clone(&self.anonymous))
+                return Ok(Arc::clone(&self.anonymous));
             }
             Presented::Jwt(token) => self.jwt(token, answers, now, trace),
             // The config lets a rule accept only what is there.
@@ -195,7 +229,29 @@ impl Identities {
             | Presented::Basic(_) => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
-        }
+        }?;
+        self.check_revoked(&identity, &presented, now, trace)?;
+        Ok(identity)
+    }
+
+    /// Holds whoever was identified, by whatever it was, against what is revoked.
+    fn check_revoked(
+        &self,
+        identity: &Identity,
+        presented: &Presented<'_>,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<(), Rejection> {
+        let Some(revocations) = &self.revocations else { return Ok(()) };
+        let credential = match presented {
+            Presented::Jwt(token) | Presented::Opaque(token) | Presented::Dpop(token) => Some(token.as_bytes()),
+            Presented::ApiKey(key) => Some(*key),
+            // A password is no token; whose it is can be revoked.
+            Presented::Nothing | Presented::Certificate | Presented::Basic(_) => None,
+        };
+        revocations
+            .check(identity, credential, now)
+            .map_err(|rejection| rejected(trace, rejection, || "held against the revocations".to_owned()))
     }
 
     fn jwt(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {

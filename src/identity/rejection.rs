@@ -47,11 +47,15 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// It, its bearer, the session or all that the issuer issued was revoked (`tollgate revoke`).
+    TokenRevoked,
+    /// What is revoked was never read, and the config says to wait for that. Ours, not the caller's.
+    RevocationsUnknown,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 22] = [
+    pub const ALL: [Rejection; 24] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -74,6 +78,8 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::TokenRevoked,
+        Rejection::RevocationsUnknown,
     ];
 
     /// The `reason` code.
@@ -89,7 +95,7 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        self == Rejection::NoKeys
+        matches!(self, Rejection::NoKeys | Rejection::RevocationsUnknown)
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
@@ -126,6 +132,8 @@ impl Rejection {
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::TokenRevoked => ("token_revoked", "The credential was revoked"),
+            Rejection::RevocationsUnknown => ("revocations_unknown", "What is revoked is not known yet"),
         }
     }
 }

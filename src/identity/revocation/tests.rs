@@ -1,0 +1,1 @@
+//! Agents and a real Redis.
