@@ -65,7 +65,7 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     // listen queue.
     if tokio::time::timeout(REVOCATIONS_WAIT, pipeline.identities.revocations_read()).await.is_err() {
         tracing::warn!(
-            "revocations could not be read yet; it is as if there were only the ones kept in `state_dir`, or as `revocations.at_start` says"
+            "serving before revocations could be read from Redis: those kept in `state_dir` hold, or what `revocations.at_start` says"
         );
     }
     let live = Arc::new(Live::new(pipeline));

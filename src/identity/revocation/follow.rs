@@ -39,6 +39,7 @@ pub(super) async fn follow(list: Arc<List>, store: Arc<Store>, clock: Clock, pac
         pace,
         version: None,
         unheard: 0,
+        refused: 0,
         failing: false,
         saving_fails: false,
         unsaved: false,
@@ -58,6 +59,8 @@ enum Heard {
     Push(String),
     /// Pushes come no more.
     Deaf,
+    /// Redis does not let us listen.
+    Refused(StoreError),
 }
 
 /// Subscribes, passes on what is pushed, and begins again whenever that ends or `deaf` says that it should.
@@ -66,20 +69,23 @@ async fn listen(store: &Store, pace: Pace, heard: &mpsc::Sender<Heard>, deaf: &N
         std::future::pending::<()>().await;
     }
     loop {
-        if let Ok(mut pushes) = store.listen().await {
-            let mut said = heard.send(Heard::Listening).await;
-            while said.is_ok() {
-                let push = tokio::select! {
-                    push = pushes.next() => push,
-                    () = deaf.notified() => None,
-                };
-                let Some(push) = push else { break };
-                said = heard.send(Heard::Push(push)).await;
+        let last = match store.listen().await {
+            Err(error) => Heard::Refused(error),
+            Ok(mut pushes) => {
+                let mut said = heard.send(Heard::Listening).await;
+                while said.is_ok() {
+                    let push = tokio::select! {
+                        push = pushes.next() => push,
+                        () = deaf.notified() => None,
+                    };
+                    let Some(push) = push else { break };
+                    said = heard.send(Heard::Push(push)).await;
+                }
+                Heard::Deaf
             }
-            said = heard.send(Heard::Deaf).await;
-            if said.is_err() {
-                return;
-            }
+        };
+        if heard.send(last).await.is_err() {
+            return;
         }
         tokio::time::sleep(POLL).await;
     }
@@ -94,6 +100,8 @@ struct Follower {
     version: Option<String>,
     /// Changes in a row that were found by asking although there should have been a push.
     unheard: u8,
+    /// How often in a row listening was refused while asking was not.
+    refused: u32,
     failing: bool,
     saving_fails: bool,
     unsaved: bool,
@@ -140,7 +148,14 @@ impl Follower {
             match event {
                 Heard::Listening => {
                     self.list.listening.store(true, Ordering::Relaxed);
-                    read_all = true;
+                    (self.refused, read_all) = (0, true);
+                }
+                Heard::Refused(error) => {
+                    self.refused = self.refused.saturating_add(1);
+                    if self.refused == REFUSED_MAX {
+                        // An access list, as a rule: `&tg:revoked` is missing.
+                        tracing::warn!(%error, "Redis does not push revocations; it is asked twice a second");
+                    }
                 }
                 Heard::Deaf => self.list.listening.store(false, Ordering::Relaxed),
                 Heard::Push(push) => {
@@ -258,6 +273,9 @@ impl Follower {
 
     /// One log line when it stops answering, one when it answers again.
     fn learn(&mut self, failed: Option<StoreError>) {
+        if failed.is_some() {
+            self.refused = 0;
+        }
         match (failed, self.failing) {
             (Some(error), false) => {
                 self.failing = true;
@@ -318,6 +336,9 @@ fn complain_if_full(left_out: usize) {
 
 /// Half of the second within which a revocation holds everywhere; the other half is for reading.
 const POLL: Duration = Duration::from_millis(500);
+
+/// A Redis that is away refuses both, and has its own line in the log.
+const REFUSED_MAX: u32 = 5;
 
 /// What has ended does no harm, but takes room.
 const TIDY: Duration = Duration::from_secs(600);

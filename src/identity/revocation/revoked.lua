@@ -28,5 +28,6 @@ redis.call('HSET', KEYS[1], 'version', version)
 local said = before .. ' ' .. version
 -- One is said; of several only that there are some, and whoever hears it asks.
 if changed == 1 then said = said .. ' ' .. last end
-redis.call('PUBLISH', channel, said)
+-- It is there, whether or not this user may publish: who is not told finds it by asking.
+redis.pcall('PUBLISH', channel, said)
 return { changed, full, before, version }

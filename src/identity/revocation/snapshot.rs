@@ -196,6 +196,31 @@ mod tests {
         assert!(snapshot.refuses(&key, None, 200) && !snapshot.refuses(&key, None, 300));
     }
 
+    #[test]
+    fn looking_allocates_nothing() {
+        let list: Vec<_> = (0..1000)
+            .flat_map(|n| {
+                let (issuer, name) = ("i".to_owned(), n.to_string());
+                [
+                    What::Token { fingerprint: Fingerprint::of(name.as_bytes()) },
+                    What::Session { issuer: issuer.clone(), session: name.clone() },
+                    What::Subject { issuer, subject: name.clone() },
+                    What::Issuer { issuer: name },
+                ]
+            })
+            .map(|what| Revocation { what, at_s: 100, until_s: 300 })
+            .collect();
+        let snapshot = Snapshot::of(list.iter());
+        for (subject, expected) in [("alice", false), ("7", true)] {
+            let identity = identity("i", subject, json!({ "iat": 100, "sid": "s" }));
+            let first = snapshot.refuses(&identity, Some(b"t"), 200);
+            let measured = allocation_counter::measure(|| {
+                assert_eq!(snapshot.refuses(&identity, Some(b"t"), 200), first);
+            });
+            assert_eq!((first, measured.count_total), (expected, 0), "{subject}");
+        }
+    }
+
     /// Few enough of each that they meet.
     fn any_what() -> impl Strategy<Value = What> {
         let (issuer, name) = (prop::sample::select(vec!["i", "j"]), prop::sample::select(vec!["a", "b", "ia"]));

@@ -183,6 +183,37 @@ async fn what_is_none_of_ours_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_user_who_may_not_listen_asks() {
+    let redis = Redis::start(false);
+    redis.ask(&["ACL", "SETUSER", "agent", "on", ">secret", "~tg:*", "+@all", "resetchannels"]);
+    let url = format!("{}?user=agent&pass=secret", redis.url());
+    let settings = RevocationSettings {
+        redis: RedisSettings { url: Secret::new(url), ..redis.settings().redis },
+        at_start: AtStart::Open,
+    };
+    let revocations = Revocations::with_pace(&settings, None, None, Pace::PRODUCTION).unwrap();
+    revocations.spawn(&Clock::system(), &CancellationToken::new());
+    let agent = Agent { revocations };
+    let revoked = Register::new(&settings).unwrap().revoke(until(&subject("alice"), 600)).await.unwrap();
+    assert_eq!(revoked.listening, 0);
+    eventually("it is refused", || agent.refuses(&subject("alice"))).await;
+    assert!(!agent.status().listening);
+}
+
+#[tokio::test]
+async fn a_dead_connection_is_not_waited_for() {
+    let redis = Redis::start(false);
+    let agent = Agent::start(&redis, None, Pace::PRODUCTION).await;
+    for number in 0..5 {
+        redis.ask(&["CLIENT", "KILL", "TYPE", if number % 2 == 0 { "pubsub" } else { "normal" }]);
+        let name = number.to_string();
+        redis.register().revoke(until(&subject(&name), 600)).await.unwrap();
+        eventually("it is refused", || agent.refuses(&subject(&name))).await;
+    }
+    eventually("it listens again", || agent.status().listening).await;
+}
+
+#[tokio::test]
 async fn databases_of_one_redis_have_their_own() {
     let redis = Redis::start(false);
     let other = RevocationSettings {
