@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`clock`], [`secret`], [`trace`] | the time; what must not be seen; the reasons behind a decision |
 //! | [`supervise`] | background work that outlives its own panics |
+//! | [`link`] | the one Redis that all agents share |
 //! | [`spop`] | the protocol, without sockets and clocks |
 //! | [`request`], [`extract`] | what HAProxy told us; messages to request |
 //! | [`identity`] | request to identity: who is calling |
@@ -37,6 +38,7 @@ pub mod explain;
 pub mod extract;
 pub mod identity;
 pub mod limit;
+pub mod link;
 pub mod pipeline;
 pub mod policy;
 pub mod request;

@@ -322,6 +322,8 @@ pub struct Snapshot {
     pub issuers: Vec<IssuerSnapshot>,
     /// The shared counters, where there are any.
     pub store: Option<StoreSnapshot>,
+    /// The revocations, where there is a Redis for them.
+    pub revocations: Option<RevocationsSnapshot>,
     /// Counters in this process's memory.
     pub memory_counters: u64,
     /// Counters that were forgotten before they were full again, for want of memory.
@@ -358,6 +360,17 @@ pub struct StoreSnapshot {
     pub reachable: bool,
     /// How often it stopped answering.
     pub episodes: u64,
+}
+
+/// The revocations.
+#[derive(Clone, Copy, Debug)]
+pub struct RevocationsSnapshot {
+    /// How many are known.
+    pub entries: u64,
+    /// Since Redis last said that they are all; `None` before it ever did.
+    pub age_s: Option<u64>,
+    /// Whether Redis pushes them.
+    pub listening: bool,
 }
 
 impl LogGuard {
@@ -415,6 +428,16 @@ impl Collector for Snapshot {
             let episodes = ConstCounter::new(store.episodes);
             let help = "Times Redis stopped answering";
             episodes.encode(encoder.encode_descriptor("store_outages", help, None, episodes.metric_type())?)?;
+        }
+        if let Some(revocations) = self.revocations {
+            for (name, help, value) in [
+                ("revocations", "Revocations in force", Some(revocations.entries)),
+                ("revocations_age_seconds", "Since Redis last said that these are all", revocations.age_s),
+                ("revocations_pushed", "1 while Redis pushes revocations", Some(u64::from(revocations.listening))),
+            ] {
+                let Some(value) = value.map(gauge) else { continue };
+                value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+            }
         }
         for (name, help, value) in [
             ("memory_counters", "Limit counters in memory", self.memory_counters),

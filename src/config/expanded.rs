@@ -11,7 +11,7 @@ use super::values::{show_duration, show_size};
 use super::{Config, secrets};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
-use crate::identity::settings::{ClaimPath, GroupForm, TokenUse};
+use crate::identity::settings::{AtStart, ClaimPath, GroupForm, TokenUse};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
 use crate::policy::rule::{Allow, GroupsUnknown, Rule};
@@ -29,6 +29,9 @@ impl Config {
             put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
         }
         self.groups_and_counters(&mut out);
+        if let Some(revocations) = &self.identity.revocations {
+            put(&mut out, format_args!("\nrevocations:\n  at_start: {}\n", word(revocations.at_start, AtStart::NAMES)));
+        }
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
             self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));

@@ -20,6 +20,7 @@ mod ldap;
 mod limits;
 mod listeners;
 mod read;
+mod revocations;
 mod rules;
 mod secrets;
 mod values;
@@ -50,7 +51,7 @@ pub struct Config {
     pub spop: SpopSettings,
     /// `admin:`.
     pub admin: Option<AdminSettings>,
-    /// `issuers:`, `directories:` and `cache:`.
+    /// `issuers:`, `directories:` `cache:`, `state_dir:` and `revocations:`.
     pub identity: identity::settings::Settings,
     /// `groups:`.
     pub groups: Arc<Groups>,
@@ -130,6 +131,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
+    let revocations_at = top.take("revocations");
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -166,6 +168,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         Some(at) => counters::read(at, directory, spop.deadline),
         None => (counters::in_memory(), None),
     };
+    let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
     let available = available(basic.is_some());
     let credentials = match credentials_at {
@@ -209,7 +212,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, directories, basic, cache, state_dir },
+        identity: identity::settings::Settings { issuers: settings, directories, basic, cache, state_dir, revocations },
         groups: Arc::new(groups),
         counters,
         policy,

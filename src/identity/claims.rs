@@ -70,6 +70,7 @@ pub(crate) fn check(
         groups_known,
         scopes,
         expires_at_s,
+        marks: Default::default(),
         claims,
     };
     check_safe(&identity, trace)?;

@@ -11,11 +11,12 @@ use super::credential::{self, Presented};
 use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
+use super::revocation::{RevocationStatus, Revocations};
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims, revocation};
 use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
@@ -31,6 +32,7 @@ pub struct Identities {
     directories: Directories,
     passwords: Option<Passwords>,
     cache: TokenCache,
+    revocations: Option<Arc<Revocations>>,
     anonymous: Arc<Identity>,
 }
 
@@ -81,6 +83,12 @@ pub enum SetupError {
         /// Why not.
         source: LdapError,
     },
+    /// The Redis of the revocations has no address that is one.
+    #[error("revocations cannot be had: {source}")]
+    Revocations {
+        /// Why.
+        source: revocation::StoreError,
+    },
 }
 
 impl Identities {
@@ -130,8 +138,18 @@ impl Identities {
         };
         let directories = Directories::new(&settings.directories, previous.map(|previous| &previous.directories));
         let passwords = passwords(&settings, &groups, previous)?;
+        let revocations = match &settings.revocations {
+            None => None,
+            Some(wanted) => {
+                let previous = previous.and_then(|previous| previous.revocations.as_ref());
+                Some(
+                    Revocations::new(wanted, settings.state_dir.as_deref(), previous)
+                        .map_err(|source| SetupError::Revocations { source })?,
+                )
+            }
+        };
         let anonymous = Arc::new(Identity::anonymous());
-        Ok(Identities { settings, groups, sources, by_iss, directories, passwords, cache, anonymous })
+        Ok(Identities { settings, groups, sources, by_iss, directories, passwords, cache, revocations, anonymous })
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -141,6 +159,9 @@ impl Identities {
             source.spawn(clock.clone(), stop.clone());
         }
         self.directories.spawn(clock, stop);
+        if let Some(revocations) = &self.revocations {
+            revocations.spawn(clock, stop);
+        }
     }
 
     /// Who is calling? Never blocks and never fetches: where something that may help is under way, or may start now, it
@@ -204,6 +225,18 @@ impl Identities {
         }
     }
 
+    /// Waits until revocations were read from Redis, for as long as that takes; after [`Identities::spawn`].
+    pub async fn revocations_read(&self) {
+        if let Some(revocations) = &self.revocations {
+            revocations.pulled().await;
+        }
+    }
+
+    /// How the list of revocations does; `None` without one.
+    pub fn revocation_status(&self, now: Now) -> Option<RevocationStatus> {
+        self.revocations.as_ref().map(|revocations| revocations.status(now))
+    }
+
     fn decide(
         &self,
         request: &Request<'_>,
@@ -214,10 +247,10 @@ impl Identities {
     ) -> Result<Arc<Identity>, Obstacle> {
         let presented = credential::choose(request, accepted)
             .map_err(|rejection| rejected(trace, rejection, || "what the request presents".to_owned()))?;
-        match presented {
+        let identity = match presented {
             Presented::Nothing => {
                 trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
-                Ok(Arc::clone(&self.anonymous))
+                return Ok(Arc::clone(&self.anonymous));
             }
             Presented::Jwt(token) => self.jwt(token, answers, now, trace),
             Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
@@ -225,7 +258,29 @@ impl Identities {
             Presented::Opaque(_) | Presented::Dpop(_) | Presented::ApiKey(_) | Presented::Certificate => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
-        }
+        }?;
+        self.check_revoked(&identity, &presented, now, trace)?;
+        Ok(identity)
+    }
+
+    /// Holds whoever was identified, by whatever it was, against what is revoked.
+    fn check_revoked(
+        &self,
+        identity: &Identity,
+        presented: &Presented<'_>,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<(), Rejection> {
+        let Some(revocations) = &self.revocations else { return Ok(()) };
+        let credential = match presented {
+            Presented::Jwt(token) | Presented::Opaque(token) | Presented::Dpop(token) => Some(token.as_bytes()),
+            Presented::ApiKey(key) => Some(*key),
+            // A password is no token; whose it is can be revoked.
+            Presented::Nothing | Presented::Certificate | Presented::Basic(_) => None,
+        };
+        revocations
+            .check(identity, credential, now)
+            .map_err(|rejection| rejected(trace, rejection, || "held against the revocations".to_owned()))
     }
 
     fn basic(&self, encoded: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {

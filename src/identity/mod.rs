@@ -28,6 +28,7 @@ mod outbound;
 pub mod presets;
 mod provider;
 mod rejection;
+pub mod revocation;
 pub mod settings;
 mod skew;
 mod source;
@@ -83,6 +84,8 @@ pub struct Identity {
     pub claims: serde_json::Map<String, serde_json::Value>,
     /// `exp` in Unix seconds; `i64::MAX` when anonymous.
     pub expires_at_s: i64,
+    /// What revocations may know it by.
+    pub marks: revocation::Marks,
 }
 
 impl Identity {

@@ -51,11 +51,15 @@ pub enum Rejection {
     PasswordRefused,
     /// The directory could not say whose the name and the password are. Ours, not the caller's.
     DirectoryUnavailable,
+    /// It, its bearer, the session or all that the issuer issued was revoked (`tollgate revoke`).
+    TokenRevoked,
+    /// What is revoked was never read, and the config says to wait for that. Ours, not the caller's.
+    RevocationsUnknown,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 24] = [
+    pub const ALL: [Rejection; 26] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -80,6 +84,8 @@ impl Rejection {
         Rejection::IdentityUnsafe,
         Rejection::PasswordRefused,
         Rejection::DirectoryUnavailable,
+        Rejection::TokenRevoked,
+        Rejection::RevocationsUnknown,
     ];
 
     /// The `reason` code.
@@ -95,7 +101,7 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        matches!(self, Rejection::NoKeys | Rejection::DirectoryUnavailable)
+        matches!(self, Rejection::NoKeys | Rejection::DirectoryUnavailable | Rejection::RevocationsUnknown)
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
@@ -134,6 +140,8 @@ impl Rejection {
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
             Rejection::PasswordRefused => ("password_refused", "The user name or the password is not right"),
             Rejection::DirectoryUnavailable => ("directory_unavailable", "The directory cannot be asked"),
+            Rejection::TokenRevoked => ("token_revoked", "The credential was revoked"),
+            Rejection::RevocationsUnknown => ("revocations_unknown", "What is revoked is not known yet"),
         }
     }
 }

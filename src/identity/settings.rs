@@ -10,6 +10,7 @@ use url::Url;
 
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
+pub use crate::link::RedisSettings;
 use crate::secret::Secret;
 
 /// Everything `identity` needs to know, besides the groups.
@@ -25,6 +26,44 @@ pub struct Settings {
     pub cache: CacheSettings,
     /// A folder for what should outlive the process: each issuer's last key set, for a start without its provider.
     pub state_dir: Option<PathBuf>,
+    /// Where revocations are, if anywhere.
+    pub revocations: Option<RevocationSettings>,
+}
+
+impl Settings {
+    /// The `iss` value of an issuer by its name in the config, by that value or by an alias of it.
+    pub fn issuer_named(&self, named: &str) -> Option<&str> {
+        let by_name = self.issuers.iter().find(|issuer| *issuer.name == *named);
+        let by_value = || {
+            let is = |issuer: &&IssuerSettings| issuer.issuer == named || issuer.aliases.iter().any(|it| it == named);
+            self.issuers.iter().find(is)
+        };
+        by_name.or_else(by_value).map(|issuer| issuer.issuer.as_str())
+    }
+}
+
+/// Where revocations are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationSettings {
+    /// The Redis that all agents share.
+    pub redis: RedisSettings,
+    /// What holds before they were read for the first time.
+    pub at_start: AtStart,
+}
+
+/// What an agent does that starts while Redis cannot be reached, and has no copy either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtStart {
+    /// It decides as if nothing were revoked.
+    #[default]
+    Open,
+    /// Whoever presents a credential is answered 503 until it knows.
+    Wait,
+}
+
+impl AtStart {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, AtStart); 2] = [("open", AtStart::Open), ("wait", AtStart::Wait)];
 }
 
 /// Bounds of the verified-token cache.

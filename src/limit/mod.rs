@@ -19,11 +19,9 @@ use std::time::Duration;
 
 pub use key::{CounterKey, KeyWriter};
 pub use quota::Quota;
-pub use store::{
-    Budget, Charge, Charges, CountFuture, Counted, Counters, Exceeded, MemoryFigures, State, StoreError, StoreStatus,
-};
+pub use store::{Budget, Charge, Charges, CountFuture, Counted, Counters, Exceeded, MemoryFigures, State};
 
-use crate::secret::Secret;
+pub use crate::link::{RedisSettings, StoreError, StoreStatus};
 
 /// One entry of the config's `limits:`, as far as counting is concerned. Which requests it counts, by which key and
 /// with which tier is policy's to say.
@@ -60,15 +58,4 @@ pub struct CounterSettings {
     pub agents: NonZeroU64,
     /// Bound of the counters held in this process's memory, in bytes.
     pub memory_bytes_max: u64,
-}
-
-/// How to reach Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `redis+unix://` URL. It may hold a password, hence a secret.
-    pub url: Secret,
-    /// The URL without user and password, for logs and `/readyz`.
-    pub address: String,
-    /// How long one charge may wait for it.
-    pub timeout: Duration,
 }

@@ -14,6 +14,7 @@ use super::memory::MemoryStore;
 use super::redis::RedisStore;
 use super::{CounterSettings, Limit, Quota};
 use crate::clock::Now;
+use crate::link::{Link, StoreError, StoreStatus};
 
 /// What one limit takes for one request.
 #[derive(Clone, Debug)]
@@ -75,54 +76,6 @@ pub enum Counted {
 /// Redis's answer. It comes within the store's timeout.
 pub type CountFuture = Pin<Box<dyn Future<Output = Result<Result<Budget, Exceeded>, StoreError>> + Send>>;
 
-/// Why the store has no answer. None of these holds a credential.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The address is of no use.
-    #[error("{address} is no address of a Redis: {reason}")]
-    Address {
-        /// Without credentials.
-        address: String,
-        /// Why.
-        reason: String,
-    },
-    /// It did not answer in time.
-    #[error("Redis did not answer within {timeout_ms} ms")]
-    Timeout {
-        /// What it was given.
-        timeout_ms: u64,
-    },
-    /// It failed before and is not asked until a probe succeeds.
-    #[error("Redis has failed before and is not asked until it answers a probe")]
-    Open,
-    /// The connection failed.
-    #[error("Redis cannot be reached: {reason}")]
-    Unreachable {
-        /// Why.
-        reason: String,
-    },
-    /// It answered with an error (LOADING, READONLY, OOM, NOAUTH and so on).
-    #[error("Redis refuses: {reason}")]
-    Refused {
-        /// Its error code and text.
-        reason: String,
-    },
-    /// It answered something that is no answer.
-    #[error("Redis gave an answer that is none")]
-    Garbage,
-}
-
-/// How Redis does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreStatus {
-    /// It answered last time.
-    pub reachable: bool,
-    /// How often it stopped answering.
-    pub episodes: u64,
-    /// What it said last when it did not.
-    pub last_error: Option<String>,
-}
-
 /// What this process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFigures {
@@ -146,7 +99,7 @@ impl Counters {
     pub fn new(settings: &CounterSettings) -> Result<Counters, StoreError> {
         Ok(Counters {
             memory: MemoryStore::new(settings.memory_bytes_max),
-            redis: settings.redis.as_ref().map(RedisStore::new).transpose()?,
+            redis: settings.redis.as_ref().map(Link::new).transpose()?.map(RedisStore::new),
             agents: settings.agents,
         })
     }
@@ -183,13 +136,18 @@ impl Counters {
     /// Asks Redis how it does; for a timer, so that an outage ends without traffic. Does nothing without Redis.
     pub async fn probe(&self) {
         if let Some(redis) = &self.redis {
-            redis.probe().await;
+            redis.link().probe().await;
         }
     }
 
     /// How Redis does; `None` without one.
     pub fn status(&self) -> Option<StoreStatus> {
-        self.redis.as_ref().map(RedisStore::status)
+        self.link().map(Link::status)
+    }
+
+    /// The Redis that all agents share, for whoever else has something to tell them; `None` without one.
+    pub fn link(&self) -> Option<&Link> {
+        self.redis.as_ref().map(RedisStore::link)
     }
 
     /// What this process holds.

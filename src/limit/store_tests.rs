@@ -1,15 +1,13 @@
 //! One body of tests for both stores, and what only Redis can do wrong.
 
 use std::num::NonZeroU64;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
-use super::store::{Budget, Charge, Charges, Counted, Counters, Exceeded, StoreError};
-use super::{CounterKey, CounterSettings, Limit, OnFailure, Quota, RedisSettings};
+use super::store::{Budget, Charge, Charges, Counted, Counters, Exceeded};
+use super::{CounterKey, CounterSettings, Limit, OnFailure, Quota, RedisSettings, StoreError};
 use crate::clock::Clock;
+use crate::link::testing::Redis;
 use crate::secret::Secret;
 
 #[tokio::test]
@@ -361,71 +359,4 @@ fn counters(redis: Option<RedisSettings>) -> Counters {
 
 fn settings(redis: Option<RedisSettings>) -> CounterSettings {
     CounterSettings { redis, agents: NonZeroU64::MIN, memory_bytes_max: 1024 * 1024 }
-}
-
-/// A redis-server on a unix socket of its own, without persistence.
-struct Redis {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let folder = tempfile::tempdir().unwrap();
-        Redis { child: Redis::spawn(&folder), folder }
-    }
-
-    fn spawn(folder: &TempDir) -> Child {
-        let socket = folder.path().join("redis.sock");
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(&socket)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server starts; `scripts/install.sh test` installs it");
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < until, "redis-server does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child
-    }
-
-    fn stop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    fn start_again(&mut self) {
-        self.child = Redis::spawn(&self.folder);
-    }
-
-    fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
-    }
-
-    fn url(&self) -> String {
-        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
-    }
-
-    fn settings(&self) -> RedisSettings {
-        // Long enough that a busy machine is no outage.
-        RedisSettings { url: Secret::new(self.url()), address: self.url(), timeout: Duration::from_millis(200) }
-    }
-
-    fn ask(&self, command: &[&str]) -> String {
-        let output = Command::new("redis-cli")
-            .arg("-s")
-            .arg(self.folder.path().join("redis.sock"))
-            .args(command)
-            .output()
-            .expect("redis-cli comes with redis-server's package");
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }

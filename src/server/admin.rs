@@ -23,7 +23,7 @@ use super::socket::Listener;
 use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
-use crate::telemetry::{IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
+use crate::telemetry::{IssuerSnapshot, RevocationsSnapshot, Snapshot, StoreSnapshot, Telemetry};
 
 /// What the admin side shows.
 pub struct Admin {
@@ -199,6 +199,11 @@ fn snapshot(admin: &Admin) -> Snapshot {
             .counters
             .status()
             .map(|store| StoreSnapshot { reachable: store.reachable, episodes: store.episodes }),
+        revocations: pipeline.identities.revocation_status(admin.clock.now()).map(|status| RevocationsSnapshot {
+            entries: status.entries,
+            age_s: status.age_s,
+            listening: status.listening,
+        }),
         memory_counters: memory.live,
         memory_counters_evicted: memory.evicted_live,
         tokens_cached: pipeline.identities.cached().0,
