@@ -1,7 +1,8 @@
 //! `revocations:`: what an agent does before it knows what is revoked.
 
 use super::read::At;
-use crate::identity::settings::{AtStart, RedisSettings, RevocationSettings};
+use crate::identity::settings::{AtStart, RevocationSettings};
+use crate::limit::RedisSettings;
 
 /// Reads `revocations:`. They are where the counters are; `None` where that is no Redis.
 pub(super) fn read(at: Option<At<'_>>, redis: Option<&RedisSettings>) -> Option<RevocationSettings> {

@@ -16,8 +16,9 @@ use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims, revocation};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
 use crate::clock::{Clock, Now};
+use crate::link::StoreError;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 
@@ -87,7 +88,7 @@ pub enum SetupError {
     #[error("revocations cannot be had: {source}")]
     Revocations {
         /// Why.
-        source: revocation::StoreError,
+        source: StoreError,
     },
 }
 

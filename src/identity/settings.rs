@@ -10,7 +10,7 @@ use url::Url;
 
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
-pub use crate::link::RedisSettings;
+use crate::link::RedisSettings;
 use crate::secret::Secret;
 
 /// Everything `identity` needs to know, besides the groups.

@@ -13,8 +13,9 @@ use tokio::sync::{Notify, mpsc};
 use super::List;
 use super::book::{Book, Noted};
 use super::record::{Id, Record};
-use super::store::{Store, StoreError};
+use super::store::Store;
 use crate::clock::Clock;
+use crate::link::StoreError;
 
 /// How often, and in which ways, an agent keeps up. Tests turn one of them off.
 #[derive(Clone, Copy, Debug)]

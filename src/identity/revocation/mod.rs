@@ -32,6 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::settings::{AtStart, RevocationSettings};
 use super::{Identity, Rejection};
 use crate::clock::{Clock, Now};
+use crate::link::StoreError;
 use book::Book;
 use copy::Copy;
 use follow::Pace;
@@ -40,7 +41,6 @@ pub use register::{Register, RegisterError, Revoked, Undone, expires_at_s};
 pub use snapshot::Marks;
 use snapshot::Snapshot;
 use store::Store;
-pub use store::StoreError;
 
 /// How the list does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::book::Book;
 use super::record::{Id, RECORD_BYTES_MAX, Record, Revocation};
-use super::store::{Store, StoreError};
+use super::store::Store;
 use crate::identity::json;
 use crate::identity::settings::RevocationSettings;
+use crate::link::StoreError;
 
 /// The revocations in Redis, for a person.
 pub struct Register {

@@ -13,7 +13,8 @@ use super::follow::Pace;
 use super::record::{Id, Record};
 use super::store::Store;
 use super::*;
-use crate::identity::settings::{AtStart, RedisSettings, RevocationSettings};
+use crate::identity::settings::{AtStart, RevocationSettings};
+use crate::link::RedisSettings;
 use crate::secret::Secret;
 
 const BY_PUSH: Pace = Pace { polls: false, listens: true };
