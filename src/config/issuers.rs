@@ -8,12 +8,14 @@ use serde_json::Value;
 use url::Url;
 
 use super::file::Kind;
+use super::introspection;
 use super::read::{At, Section, quote};
 use crate::identity::presets::{self, PRESET_NAMES};
 use crate::identity::settings::{
     Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, IssuerSettings, KeyOrigin,
     OutboundSettings, TokenUse,
 };
+use crate::secret::SecretSource;
 
 /// An issuer, and what its settings do not say any more.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(super) struct CheckedIssuer {
     pub(super) settings: IssuerSettings,
     pub(super) preset: &'static str,
     pub(super) jwks_file: Option<PathBuf>,
+    pub(super) client_secret: Option<SecretSource>,
 }
 
 /// A policy group with its members, `(issuer name, group as the issuer writes it)`.
@@ -30,6 +33,7 @@ pub(super) type Membership = (String, Vec<(String, String)>);
 pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIssuer>) {
     let mut names = Vec::new();
     let mut checked: Vec<CheckedIssuer> = Vec::new();
+    let mut prefixes: Vec<(String, String)> = Vec::new();
     for (name, _, at) in at.with_names("an issuer", "a map of issuers by name") {
         names.push(name.to_owned());
         let Some(issuer) = issuer(name, &at, directory) else { continue };
@@ -38,6 +42,10 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIs
                 format!("`{}` is also the issuer of `{}`", issuer.settings.issuer, other.settings.name),
                 "one entry for each issuer; it can have several audiences",
             );
+        }
+        if let Some(introspection) = &issuer.settings.introspection {
+            introspection::check_prefix(&at, &introspection.prefix, &prefixes);
+            prefixes.push((name.to_owned(), introspection.prefix.clone()));
         }
         checked.push(issuer);
     }
@@ -75,6 +83,23 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         .unwrap_or_default();
     let jwks_at = section.take("jwks_file");
     let jwks = jwks_at.as_ref().map(|at| key_set(at, directory));
+    let introspection_at = section.take("introspection");
+    let introspection = introspection_at.as_ref().map(|at| {
+        let (url, insecure) = (url.clone(), insecure.unwrap_or(true));
+        introspection::read(at, introspection::Issuer { url, insecure, pinned: jwks_at.is_some(), directory })
+    });
+    if let (Some("google"), Some(at)) = (preset_name, &introspection_at) {
+        // Its tokeninfo takes no client and answers in a shape of its own.
+        at.refuse("Google has no introspection endpoint (RFC 7662)", "ID tokens, as the preset has them");
+    }
+    if tokens == Some(TokenUse::Opaque) {
+        if introspection.is_none() {
+            section.at().refuse("`tokens: opaque`, and nothing says who is asked about them", "`introspection:`");
+        }
+        if let Some(at) = &jwks_at {
+            at.refuse("keys are for JWTs, and with `tokens: opaque` none is taken", "no `jwks_file`");
+        }
+    }
     let algorithms = section.take("algorithms").map_or_else(|| Algorithm::ALL.to_vec(), |at| algorithms(&at));
     let claims = match section.take("claims") {
         None => Some(preset.claims),
@@ -106,11 +131,16 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
     section.finish();
 
     let (keys, jwks_file) = match jwks {
+        None if tokens == Some(TokenUse::Opaque) => (KeyOrigin::None, None),
         None => (KeyOrigin::Discovery { issuer: url? }, None),
         Some(read) => {
             let (path, jwks) = read?;
             (KeyOrigin::Pinned { jwks }, Some(path))
         }
+    };
+    let (introspection, client_secret) = match introspection {
+        None => (None, None),
+        Some(read) => read.map(|(settings, place)| (Some(settings), Some(place)))?,
     };
     let written = url_at.as_ref()?.as_text()?;
     // A preset's alias goes with one issuer, which need not be this one.
@@ -128,6 +158,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
             clients,
             keys,
             outbound: OutboundSettings { insecure: insecure? },
+            introspection,
             algorithms,
             claims: claims?,
             require,
@@ -137,11 +168,12 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         },
         preset: preset_name?,
         jwks_file,
+        client_secret,
     })
 }
 
 /// One of a few words.
-fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
+pub(super) fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(&'static str, T); N]) -> Option<T> {
     let word = at.text(noun)?;
     let found = known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
     if found.is_none() {

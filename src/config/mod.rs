@@ -1,7 +1,7 @@
 //! The config: what was written becomes what is usable, or a list of everything that is wrong with it.
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
-//! mistake), then a file for each section of the config (`listeners`, `issuers`, `counters`, `limits`, `rules`,
+//! mistake), then a file for each section of the config (`listeners`, `issuers` with `introspection`, `counters`, `limits`, `rules`,
 //! `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
 //! says about a config; `flags` is the command line. `main` alone names this module.
 
@@ -13,6 +13,7 @@ mod counters;
 mod expanded;
 mod facts;
 mod file;
+mod introspection;
 mod issuers;
 mod limits;
 mod listeners;
@@ -28,6 +29,7 @@ pub use error::{ConfigErrors, Problem};
 pub use file::Place;
 pub use policy_tests::{Expectation, PolicyTest, TestCaller};
 
+use crate::identity::settings::TokenUse;
 use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
 use crate::policy::Policy;
@@ -76,6 +78,7 @@ struct Written {
 struct WrittenIssuer {
     preset: &'static str,
     jwks_file: Option<PathBuf>,
+    client_secret: Option<SecretSource>,
 }
 
 /// Reads the config at `path`, at most 1 MiB, with the key sets and secrets that it names.
@@ -150,7 +153,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         None => (counters::in_memory(), None),
     };
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let available = available();
+    let available = available(&issuers);
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -188,7 +191,10 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     }
     let (settings, written_issuers) = issuers
         .into_iter()
-        .map(|issuer| (issuer.settings, WrittenIssuer { preset: issuer.preset, jwks_file: issuer.jwks_file }))
+        .map(|issuer| {
+            let issuers::CheckedIssuer { settings, preset, jwks_file, client_secret } = issuer;
+            (settings, WrittenIssuer { preset, jwks_file, client_secret })
+        })
         .unzip();
     let limits = limits.into_iter().filter_map(|limit| limit.limit).collect();
     Some(Config {
@@ -205,12 +211,15 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available() -> Accepted {
+fn available(issuers: &[issuers::CheckedIssuer]) -> Accepted {
+    let jwts = issuers.iter().any(|issuer| issuer.settings.tokens != TokenUse::Opaque);
+    let opaque = issuers.iter().any(|issuer| issuer.settings.introspection.is_some());
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
-        CredentialKind::Jwt => true,
+        // What is presented where there is no issuer at all is looked at, and refused, as a JWT.
+        CredentialKind::Jwt => jwts || !opaque,
+        CredentialKind::Opaque => opaque,
         CredentialKind::Anonymous
         | CredentialKind::Dpop
-        | CredentialKind::Opaque
         | CredentialKind::ApiKey
         | CredentialKind::Basic
         | CredentialKind::Certificate => false,

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::file::Kind;
-use super::issuers::scalar;
+use super::issuers::{choice, scalar};
 use super::limits::CheckedLimit;
 use super::read::{At, is_name, nearest, one_of, quote};
 use crate::identity::settings::ClaimPath;
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::path::PathPattern;
-use crate::policy::rule::{Allow, Backend, Requirement, Rule};
+use crate::policy::rule::{Allow, Backend, Requirement, Rule, Unavailable};
 
 /// What rules refer to by name.
 #[derive(Clone, Copy)]
@@ -68,11 +68,23 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
     let backend = section.take("backend").map(|at| backend(&at, names));
     let credentials =
         section.take("credentials").map_or(Some(*names.credentials), |at| credentials(&at, names.available));
+    let unavailable_at = section.take("identity_unavailable");
+    let identity_unavailable = match &unavailable_at {
+        None => Some(Unavailable::default()),
+        Some(at) => choice(at, "what a rule can do then", Unavailable::NAMES),
+    };
     let ignore_at = section.take("ignore_credentials");
     let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
     section.finish();
     if let (true, Some(at), Some(Allow::Authenticated | Allow::Require(_))) = (ignore_credentials, &ignore_at, &allow) {
         at.refuse("credentials that are not looked at prove nothing, so nobody could pass", "`allow: anyone` with it");
+    }
+    if let (Some(Unavailable::Anonymous), Some(at)) = (identity_unavailable, &unavailable_at) {
+        if let Some(Allow::Authenticated | Allow::Require(_)) = &allow {
+            at.refuse("whoever is nobody cannot pass this rule anyway", "`allow: anyone` with it");
+        } else if ignore_credentials {
+            at.refuse("credentials that are not looked at are never unavailable", "one or the other");
+        }
     }
     Some(Rule {
         name: name?.into(),
@@ -82,6 +94,7 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         allow: allow?,
         credentials: credentials?,
         ignore_credentials,
+        identity_unavailable: identity_unavailable?,
         limits,
         backend: backend.unwrap_or(None),
     })

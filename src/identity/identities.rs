@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{Grounds, TokenCache};
 use super::credential::{self, Presented};
 use super::keys::{Choice, Key, KeySetError};
+use super::opaque::Introspector;
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, breaker, claims};
 use crate::clock::{Clock, Now};
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
@@ -26,6 +27,8 @@ pub struct Identities {
     /// `iss` -> index.
     by_iss: HashMap<String, usize>,
     cache: TokenCache,
+    /// Of the issuers that are asked about tokens, in the config's order.
+    pub(super) introspectors: Vec<Arc<Introspector>>,
     anonymous: Arc<Identity>,
 }
 
@@ -83,10 +86,24 @@ impl Identities {
         previous: Option<&Identities>,
         pace: Pace,
     ) -> Result<Identities, SetupError> {
+        Identities::with_paces(settings, groups, previous, pace, breaker::Pace::PRODUCTION)
+    }
+
+    /// `pace` is for keys, `asking` for questions about tokens.
+    pub(super) fn with_paces(
+        settings: Settings,
+        groups: Arc<Groups>,
+        previous: Option<&Identities>,
+        pace: Pace,
+        asking: breaker::Pace,
+    ) -> Result<Identities, SetupError> {
         let mut by_iss = HashMap::new();
         let mut sources = Vec::new();
+        let mut introspectors = Vec::new();
         for (index, issuer) in settings.issuers.iter().enumerate() {
-            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases) {
+            // One that has no JWTs is not named by any.
+            let has_jwts = issuer.tokens != TokenUse::Opaque;
+            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases).filter(|_| has_jwts) {
                 if let Some(first) = by_iss.insert(iss.clone(), index) {
                     return Err(SetupError::DuplicateIssuer {
                         first: Arc::clone(&settings.issuers[first].name),
@@ -100,13 +117,25 @@ impl Identities {
                 None => Arc::new(KeySource::new(issuer, pace).map_err(|error| pinned_keys(issuer, &error))?),
             };
             sources.push(source);
+            let kept = previous.into_iter().flat_map(|previous| &previous.introspectors);
+            let kept = kept.into_iter().find(|kept| kept.rests_on(issuer, &groups, settings.cache)).cloned();
+            let new = || Introspector::new(issuer, &groups, settings.cache, asking).map(Arc::new);
+            introspectors.extend(kept.or_else(new));
         }
         // A cached identity holds policy groups as numbers, so the same groups are part of what it rests on.
         let cache = match previous {
             Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
             _ => TokenCache::new(settings.cache),
         };
-        Ok(Identities { settings, groups, sources, by_iss, cache, anonymous: Arc::new(Identity::anonymous()) })
+        Ok(Identities {
+            settings,
+            groups,
+            sources,
+            by_iss,
+            cache,
+            introspectors,
+            anonymous: Arc::new(Identity::anonymous()),
+        })
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -114,6 +143,9 @@ impl Identities {
     pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
+        }
+        for introspector in &self.introspectors {
+            introspector.spawn(clock, stop);
         }
     }
 
@@ -146,14 +178,14 @@ impl Identities {
         Some(assume::assume(assumed, issuer, &self.groups, now))
     }
 
-    /// Whether every issuer has keys.
+    /// Whether every issuer of JWTs has keys.
     pub fn ready(&self) -> bool {
-        self.sources.iter().all(|source| source.keys().is_some())
+        self.sources.iter().all(|source| !source.has_keys_at_all() || source.keys().is_some())
     }
 
-    /// How each issuer's keys are doing, in the config's order.
+    /// How the keys of each issuer of JWTs are doing, in the config's order.
     pub fn status(&self, now: Now) -> Vec<IssuerStatus> {
-        self.sources.iter().map(|source| source.status(now)).collect()
+        self.sources.iter().filter(|source| source.has_keys_at_all()).map(|source| source.status(now)).collect()
     }
 
     /// Verified tokens held, and their weight in bytes.
@@ -184,12 +216,9 @@ impl Identities {
                 Ok(Arc::clone(&self.anonymous))
             }
             Presented::Jwt(token) => self.jwt(token, answers, now, trace),
+            Presented::Opaque(token) => self.opaque(request, token, answers, now, trace),
             // The config lets a rule accept only what is there.
-            Presented::Opaque(_)
-            | Presented::Dpop(_)
-            | Presented::ApiKey(_)
-            | Presented::Certificate
-            | Presented::Basic(_) => {
+            Presented::Dpop(_) | Presented::ApiKey(_) | Presented::Certificate | Presented::Basic(_) => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }
@@ -283,7 +312,7 @@ impl Identities {
 }
 
 /// Why there is no identity yet.
-enum Obstacle {
+pub(super) enum Obstacle {
     Rejected(Rejection),
     Wait(Wait),
 }
@@ -354,9 +383,9 @@ fn pinned_keys(issuer: &IssuerSettings, error: &KeySetError) -> SetupError {
     SetupError::PinnedKeys { name: Arc::clone(&issuer.name), reason }
 }
 
-fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
+pub(super) fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
     trace.step(STAGE, Outcome::Fail, || format!("{}: {}", rejection.code(), about()));
     rejection
 }
 
-const STAGE: &str = "identify";
+pub(super) const STAGE: &str = "identify";

@@ -4,11 +4,14 @@
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
-//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write). Tokens that are no JWT: `opaque`
+//! (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once at a time, and so many at once),
+//! `breaker` (not while it does not answer).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
 mod assume;
+mod breaker;
 mod cache;
 mod claim_path;
 mod claims;
@@ -16,9 +19,12 @@ mod credential;
 mod group_names;
 pub mod groups;
 mod identities;
+mod inquiries;
+mod introspection;
 mod json;
 mod jws;
 mod keys;
+mod opaque;
 mod outbound;
 pub mod presets;
 mod provider;
@@ -38,6 +44,7 @@ pub use assume::Assumed;
 pub use credential::{Accepted, CredentialKind, token_id};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};
+pub use opaque::IntrospectionStatus;
 pub use rejection::Rejection;
 pub use source::IssuerStatus;
 pub use wait::{Answer, Answers, Wait};

@@ -66,3 +66,40 @@ impl ProviderError {
         }
     }
 }
+
+/// Where an issuer can be asked about its tokens and their owners.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Endpoints {
+    /// `introspection_endpoint` (RFC 8414, section 2).
+    pub(crate) introspection: Option<Url>,
+    /// `userinfo_endpoint` (OpenID Connect Discovery 1.0, section 3).
+    pub(crate) userinfo: Option<Url>,
+}
+
+/// Reads the issuer's discovery document for [`Endpoints`]; as strict about whose it is as [`discover`].
+pub(crate) async fn endpoints(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Endpoints, ProviderError> {
+    let mut url = issuer_url.clone();
+    url.set_path(&format!("{}/.well-known/openid-configuration", issuer_url.path().trim_end_matches('/')));
+    let host = host_of(&url);
+    let fetched = fetch(client, url).await?;
+    let unreadable = |source| ProviderError::Discovery { host: host.clone(), source };
+    let document = json::object(&fetched.body).map_err(unreadable)?;
+    let text = |name: &str| match document.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(unreadable(serde::de::Error::custom(format!("{name} is not a string")))),
+    };
+    let found = text("issuer")?.unwrap_or_default();
+    if found != issuer {
+        let found = found.chars().take(200).collect();
+        return Err(ProviderError::IssuerMismatch { host: host.clone(), expected: issuer.to_owned(), found });
+    }
+    let url = |name: &str| match text(name)? {
+        None => Ok(None),
+        Some(text) => match Url::parse(text) {
+            Ok(url) => Ok(Some(url)),
+            Err(_) => Err(unreadable(serde::de::Error::custom(format!("{name} is not a URL")))),
+        },
+    };
+    Ok(Endpoints { introspection: url("introspection_endpoint")?, userinfo: url("userinfo_endpoint")? })
+}

@@ -1,6 +1,6 @@
 //! Why a credential did not become an identity: a closed list, with the words for each.
 
-/// Why a credential was refused. Every variant but [`Rejection::NoKeys`] is the caller's doing.
+/// Why a credential was refused. What is not [`Rejection::is_failure`] is the caller's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
     /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
@@ -47,11 +47,15 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// The issuer says that it is none of its tokens, or none any more (RFC 7662, section 2.2).
+    TokenInactive,
+    /// The issuer could not be asked about the token, or not in time. Ours, not the caller's.
+    IntrospectionUnavailable,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 22] = [
+    pub const ALL: [Rejection; 24] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -74,6 +78,8 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::TokenInactive,
+        Rejection::IntrospectionUnavailable,
     ];
 
     /// The `reason` code.
@@ -89,14 +95,18 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        self == Rejection::NoKeys
+        matches!(self, Rejection::NoKeys | Rejection::IntrospectionUnavailable)
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
     pub(crate) fn may_heal(self) -> bool {
         matches!(
             self,
-            Rejection::KeyUnknown | Rejection::NoKeys | Rejection::TokenNotYetValid | Rejection::IssuedInFuture
+            Rejection::KeyUnknown
+                | Rejection::NoKeys
+                | Rejection::TokenNotYetValid
+                | Rejection::IssuedInFuture
+                | Rejection::IntrospectionUnavailable
         )
     }
 
@@ -126,6 +136,10 @@ impl Rejection {
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::TokenInactive => ("token_inactive", "The token is not active"),
+            Rejection::IntrospectionUnavailable => {
+                ("introspection_unavailable", "The token's issuer cannot be asked about it at the moment")
+            }
         }
     }
 }

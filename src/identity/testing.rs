@@ -115,6 +115,7 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         clients: Vec::new(),
         keys: KeyOrigin::Pinned { jwks: Arc::from(jwks(keys)) },
         outbound: OutboundSettings::default(),
+        introspection: None,
         algorithms: Algorithm::ALL.to_vec(),
         claims: preset.claims,
         require: preset.require,

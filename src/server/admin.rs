@@ -23,7 +23,7 @@ use super::socket::Listener;
 use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
-use crate::telemetry::{IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
+use crate::telemetry::{IntrospectionSnapshot, IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
 
 /// What the admin side shows.
 pub struct Admin {
@@ -165,7 +165,19 @@ fn readiness(admin: &Admin) -> (bool, Value) {
         }
         issuers.insert(issuer.name.to_string(), part);
     }
+    // Whether an issuer answers about tokens is told and takes no agent out: another one would fare no better.
+    let mut introspection = Map::new();
+    for issuer in pipeline.identities.introspection_status() {
+        let mut part = json!({ "answering": issuer.answering });
+        if let Some(error) = &issuer.last_error {
+            part["error"] = json!(error);
+        }
+        introspection.insert(issuer.name.to_string(), part);
+    }
     let mut body = json!({ "ready": ready, "draining": admin.stop.is_cancelled(), "issuers": issuers });
+    if !introspection.is_empty() {
+        body["introspection"] = Value::Object(introspection);
+    }
     if let Some(store) = pipeline.counters.status() {
         ready &= store.reachable;
         let mut part = json!({ "ready": store.reachable });
@@ -192,6 +204,20 @@ fn snapshot(admin: &Admin) -> Snapshot {
                 age_s: issuer.age_s,
                 fetches: issuer.fetches,
                 failures: issuer.failures,
+            })
+            .collect(),
+        introspection: pipeline
+            .identities
+            .introspection_status()
+            .into_iter()
+            .map(|issuer| IntrospectionSnapshot {
+                name: issuer.name.to_string(),
+                answering: issuer.answering,
+                asked: issuer.asked,
+                failed: issuer.failed,
+                no_place: issuer.no_place,
+                hits: issuer.hits,
+                known: issuer.known.0,
             })
             .collect(),
         store: pipeline
