@@ -122,10 +122,20 @@ impl TokenCache {
     /// The verdict on these bytes if there is one that still holds at `now`. Nothing is believed for being in the cache:
     /// expiry, age and the key's life are looked at each time, by the request's own clock.
     pub(crate) fn find(&self, token: &[u8], now: Now) -> Option<Result<Arc<Identity>, Rejection>> {
-        self.look_up(token, now).map(|hit| hit.verdict)
+        if let Some(verified) = self.verified.get(token)
+            && verified.holds(now)
+        {
+            return Some(Ok(Arc::clone(&verified.identity)));
+        }
+        self.find_failed(token, now)
     }
 
-    /// The same, and whether the verdict is to be asked for again.
+    fn find_failed(&self, token: &[u8], now: Now) -> Option<Result<Arc<Identity>, Rejection>> {
+        let failed = self.failed.get(token)?;
+        (now.instant() < failed.until).then_some(Err(failed.rejection))
+    }
+
+    /// The same, and whether it is for this caller to ask for the next verdict.
     pub(crate) fn look_up(&self, token: &[u8], now: Now) -> Option<Hit> {
         if let Some(verified) = self.verified.get(token)
             && verified.holds(now)
@@ -133,8 +143,7 @@ impl TokenCache {
             let renew = verified.renewal.as_ref().is_some_and(|renewal| renewal.take_chance(now));
             return Some(Hit { verdict: Ok(Arc::clone(&verified.identity)), renew });
         }
-        let failed = self.failed.get(token)?;
-        (now.instant() < failed.until).then_some(Hit { verdict: Err(failed.rejection), renew: false })
+        self.find_failed(token, now).map(|verdict| Hit { verdict, renew: false })
     }
 
     /// Remembers a verified token.

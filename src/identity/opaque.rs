@@ -56,13 +56,6 @@ impl Identities {
         }
     }
 
-    /// Whether a token is known to be good, and still will be at `now`.
-    #[cfg(test)]
-    pub(super) fn cached_opaque(&self, token: &str, now: Now) -> bool {
-        let verdict = |one: &Arc<Introspector>| one.state.cache.find(token.as_bytes(), now);
-        Introspector::of(&self.introspectors, token).and_then(verdict).is_some_and(|verdict| verdict.is_ok())
-    }
-
     /// How each issuer that is asked about tokens does, in the config's order.
     pub fn introspection_status(&self) -> Vec<IntrospectionStatus> {
         self.introspectors.iter().map(|introspector| introspector.status()).collect()
@@ -493,3 +486,12 @@ const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);
 const CACHE_SHARE: u64 = 4;
 
 const COMPLAINTS_APART: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+impl Identities {
+    /// Whether a token is known to be good, and still will be at `now`.
+    pub(super) fn cached_opaque(&self, token: &str, now: Now) -> bool {
+        let verdict = |one: &Arc<Introspector>| one.state.cache.find(token.as_bytes(), now);
+        Introspector::of(&self.introspectors, token).and_then(verdict).is_some_and(|verdict| verdict.is_ok())
+    }
+}
