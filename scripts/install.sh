@@ -3,8 +3,9 @@
 #
 #   scripts/install.sh demo         HAProxy, curl, FastAPI and uvicorn (in .venv)
 #   scripts/install.sh demo-redis   that, and Redis
-#   scripts/install.sh test         that, the OIDC provider of the tests (npm, in tests/support/idp), and the HAProxy lines
-#                                   that the protocol is tested against (in .haproxy)
+#   scripts/install.sh test         that, the OIDC provider of the tests (npm, in tests/support/idp), another JOSE library
+#                                   (in .venv), an LDAP server, and the HAProxy lines that the protocol is tested against
+#                                   (in .haproxy)
 #
 # From Debian's packages, PyPI and npm, through the mirrors this system is set up with. No service is started, and none
 # that runs is touched.
@@ -14,6 +15,7 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 readonly REQUIREMENTS=examples/fastapi/requirements.txt
+readonly TEST_REQUIREMENTS=tests/support/jose/requirements.txt
 readonly VENV=.venv
 readonly IDP=tests/support/idp
 # What the OIDC provider of the tests runs on; Debian 12 packages it.
@@ -41,6 +43,9 @@ main() {
     has node || packages+=(nodejs)
     has ip || packages+=(iproute2)
     has npm || packages+=(npm)
+    has slapd || packages+=(slapd)
+    has ldapsearch || packages+=(ldap-utils)
+    has openssl || packages+=(openssl)
   fi
 
   if [ ${#packages[@]} -gt 0 ]; then
@@ -50,6 +55,7 @@ main() {
   fi
   install_python
   if [ "$set" = test ]; then
+    install_jose
     install_idp
     tests/support/haproxies.sh
   fi
@@ -118,6 +124,19 @@ install_python() {
   $VENV/bin/pip install --quiet --disable-pip-version-check --no-input -r $REQUIREMENTS ||
     die "pip could not install $REQUIREMENTS"
   printf '%s\n' "$wanted" >$stamp
+}
+
+# A library that reads tokens for its own part, for the tests that compare.
+install_jose() {
+  local stamp=$VENV/.installed-test
+  if cmp -s $TEST_REQUIREMENTS $stamp; then
+    say "python parts of the tests: up to date in $VENV"
+    return
+  fi
+  say "python parts of the tests: into $VENV"
+  $VENV/bin/pip install --quiet --disable-pip-version-check --no-input -r $TEST_REQUIREMENTS ||
+    die "pip could not install $TEST_REQUIREMENTS"
+  cp $TEST_REQUIREMENTS $stamp
 }
 
 install_idp() {

@@ -136,13 +136,14 @@ impl Verdict {
 
 impl Reason {
     /// Every code but those of [`Rejection`].
-    pub const CODES: [&'static str; 13] = [
+    pub const CODES: [&'static str; 14] = [
         "allowed",
         "path_ambiguous",
         "no_rule",
         "credential_missing",
         "group_missing",
         "groups_unknown",
+        "groups_unavailable",
         "scope_missing",
         "claim_unmet",
         "limit_exceeded",
@@ -160,6 +161,7 @@ impl Reason {
             // The caller proved who they are; another credential of theirs would have the same name in it.
             Reason::Rejected(Rejection::IdentityUnsafe) => Verdict::Deny,
             Reason::Rejected(_) | Reason::Refused(Refusal::CredentialMissing) => Verdict::Challenge,
+            Reason::Refused(refusal) if refusal.is_failure() => Verdict::Error,
             Reason::Refused(_) => Verdict::Deny,
             Reason::LimitExceeded => Verdict::Throttle,
             Reason::StoreUnavailable | Reason::DeadlineExceeded | Reason::BadRequest | Reason::Internal => {
@@ -179,6 +181,7 @@ impl Reason {
                 Refusal::CredentialMissing => "credential_missing",
                 Refusal::GroupMissing => "group_missing",
                 Refusal::GroupsUnknown => "groups_unknown",
+                Refusal::GroupsUnavailable => "groups_unavailable",
                 Refusal::ScopeMissing(_) => "scope_missing",
                 Refusal::ClaimMismatch => "claim_unmet",
             },
@@ -290,6 +293,7 @@ mod tests {
             Refusal::CredentialMissing,
             Refusal::GroupMissing,
             Refusal::GroupsUnknown,
+            Refusal::GroupsUnavailable,
             Refusal::ScopeMissing("a".into()),
             Refusal::ClaimMismatch,
         ];

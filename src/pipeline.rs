@@ -308,7 +308,10 @@ impl Pipeline {
     }
 
     fn refused(&self, denial: Denial, identity: Arc<Identity>, now: Now) -> Decision {
-        self.decision(Reason::Refused(denial.refusal), identity, now).by(denial.rule.as_ref())
+        let degraded = denial.refusal.is_failure();
+        let mut decision = self.decision(Reason::Refused(denial.refusal), identity, now).by(denial.rule.as_ref());
+        decision.degraded = degraded;
+        decision
     }
 
     fn malformed(&self, malformed: Malformed, now: Now) -> Decision {

@@ -349,6 +349,8 @@ pub struct IssuerSnapshot {
     pub fetches: u64,
     /// Fetches that failed.
     pub failures: u64,
+    /// The largest `iat` less now of recent tokens, in seconds; `None` where there were none.
+    pub iat_skew_s: Option<i64>,
 }
 
 /// How asking one issuer about tokens goes.
@@ -407,6 +409,13 @@ impl Collector for Snapshot {
                 let Some(value) = value(issuer) else { continue };
                 gauge(value).encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
             }
+        }
+        let help = "Largest iat less now of tokens verified in the last minutes: the issuer's clock less ours";
+        let kind = ConstGauge::<i64>::new(0).metric_type();
+        let mut family = encoder.encode_descriptor("issuer_iat_skew_seconds", help, None, kind)?;
+        for issuer in &self.issuers {
+            let Some(skew_s) = issuer.iat_skew_s else { continue };
+            ConstGauge::new(skew_s).encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
         }
         type Count = fn(&IssuerSnapshot) -> u64;
         let counted: [(&str, &str, Count); 2] = [
@@ -486,5 +495,32 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuers_clock_is_shown_either_way_and_left_out_where_unknown() {
+        let issuer = |name: &str, iat_skew_s| IssuerSnapshot {
+            name: name.to_owned(),
+            keys: 1,
+            age_s: None,
+            fetches: 0,
+            failures: 0,
+            iat_skew_s,
+        };
+        let issuers = vec![issuer("ahead", Some(7)), issuer("behind", Some(-300)), issuer("quiet", None)];
+        let text = Telemetry::default().render(Snapshot { issuers, ..Snapshot::default() });
+        let shown: Vec<_> = text.lines().filter(|line| line.starts_with("tollgate_issuer_iat_skew_seconds{")).collect();
+        assert_eq!(
+            shown,
+            [
+                "tollgate_issuer_iat_skew_seconds{issuer=\"ahead\"} 7",
+                "tollgate_issuer_iat_skew_seconds{issuer=\"behind\"} -300"
+            ]
+        );
     }
 }

@@ -184,14 +184,16 @@ fn blocks_are_found() {
     assert!(Path::new(root()).is_dir());
 }
 
-/// docs/spop.md says of each rule which test shows it.
+/// docs/spop.md says of each rule which test shows it, docs/identity.md of each failure.
 #[test]
-fn the_tests_that_spop_md_names_exist() {
+fn the_tests_that_the_documents_name_exist() {
     let mut named = BTreeSet::new();
-    for row in fs::read_to_string(root().join("docs/spop.md")).unwrap().lines().filter(|line| line.starts_with('|')) {
-        let words = row.split('`').skip(1).step_by(2).map(str::to_owned);
-        // A test's name is a sentence; nothing else in these tables has so many underscores.
-        named.extend(words.filter(|word| word.matches('_').count() >= 2 && !word.contains([' ', '.', ':'])));
+    for (file, tests_min) in [("docs/spop.md", 20), ("docs/identity.md", 20)] {
+        let before = named.len();
+        for row in fs::read_to_string(root().join(file)).unwrap().lines().filter(|line| line.starts_with('|')) {
+            named.extend(tests_in(row));
+        }
+        assert!(named.len() > before + tests_min, "{file}: {named:?}");
     }
     let mut sources = String::new();
     for file in ["src", "tests"].into_iter().flat_map(|folder| files(&root().join(folder), "rs")) {
@@ -199,5 +201,22 @@ fn the_tests_that_spop_md_names_exist() {
     }
     let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty(), "no such test: {missing:?}");
-    assert!(named.len() > 20, "{named:?}");
+}
+
+/// A test's name is a sentence; nothing else in these tables has so many underscores.
+fn tests_in(row: &str) -> impl Iterator<Item = String> {
+    let words = row.split('`').skip(1).step_by(2).map(str::to_owned);
+    let metric = |word: &str| word.starts_with("issuer_") || word.starts_with("tollgate_");
+    words.filter(move |word| word.matches('_').count() >= 3 && !metric(word) && !word.contains([' ', '.', ':']))
+}
+
+#[test]
+fn every_failure_of_a_provider_names_its_test() {
+    let text = fs::read_to_string(root().join("docs/identity.md")).unwrap();
+    let table = text.split("## When the provider fails").nth(1).expect("the section is there");
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for row in rows {
+        assert!(tests_in(row).next().is_some(), "{row}");
+    }
 }

@@ -3,10 +3,12 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `tidy` | the walls between modules, and what may stand where |
+//! | `differential` | tokens by the ten thousand, as another JOSE library reads them |
 //! | `decide` | request + token + state -> decision, at the pipeline's boundary |
 //! | `spop_server` | the server over real sockets: splitting, pipelining, unix sockets, deadline, panic, drain |
 //! | `spop_limits` | the same under attack: slow, silent, deaf, greedy and endless peers |
 //! | `harness` | spop-harness, against the agent and against agents that are broken on purpose; `proto-fixtures/` |
+//! | `ldap` | names, passwords and groups against a real slapd, and against servers that are broken on purpose |
 //! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
@@ -21,9 +23,11 @@
 
 mod command_line;
 mod decide;
+mod differential;
 mod documents;
 mod end_to_end;
 mod harness;
+mod ldap;
 mod operating;
 mod protocol;
 mod spop_limits;

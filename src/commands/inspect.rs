@@ -42,6 +42,8 @@ pub(super) fn check(flags: &CheckArgs) -> Result<ExitCode, Failure> {
 /// Decides one made-up request, and says why.
 pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
     let mut config = config::load(&flags.config.config)?;
+    // Whoever asks is not the agent, whose files these are.
+    config.identity.state_dir = None;
     if flags.offline {
         config.counters.redis = None;
     }

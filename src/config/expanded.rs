@@ -10,10 +10,11 @@ use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
 use super::{Config, secrets};
 use crate::identity::GroupId;
+use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::settings::{ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
-use crate::policy::rule::{Allow, Rule, Unavailable};
+use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
 use crate::secret::SecretSource;
 
 impl Config {
@@ -22,7 +23,11 @@ impl Config {
     pub fn expanded(&self) -> String {
         let mut out = String::new();
         self.listeners(&mut out);
+        self.directories(&mut out);
         self.issuers(&mut out);
+        if let Some(path) = &self.identity.state_dir {
+            put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
+        }
         self.groups_and_counters(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
@@ -64,6 +69,41 @@ impl Config {
         }
     }
 
+    fn directories(&self, out: &mut String) {
+        for (index, (directory, secret)) in self.identity.directories.iter().zip(&self.written.directories).enumerate()
+        {
+            *out += if index == 0 { "\ndirectories:\n" } else { "" };
+            put(out, format_args!("  {}:\n", text(&directory.name)));
+            let secret = || text(&secret.as_ref().map(secrets::show).unwrap_or_default());
+            match &directory.kind {
+                DirectoryKind::Google(google) => {
+                    put(out, format_args!("    google:\n      service_account: {}\n", secret()));
+                    put(out, format_args!("      admin: {}\n", text(&google.admin)));
+                    put(out, format_args!("      nested: {}\n", google.nested));
+                    put(out, format_args!("      endpoint: {}\n", text(google.endpoint.as_str())));
+                    put(out, format_args!("      insecure: {}\n", google.outbound.insecure));
+                }
+                DirectoryKind::Entra(entra) => {
+                    put(out, format_args!("    entra:\n      tenant: {}\n", text(&entra.tenant)));
+                    put(out, format_args!("      client_id: {}\n", text(&entra.client_id)));
+                    put(out, format_args!("      client_secret: {}\n", secret()));
+                    put(out, format_args!("      endpoint: {}\n", text(entra.endpoint.as_str())));
+                    put(out, format_args!("      login: {}\n", text(entra.login.as_str())));
+                    put(out, format_args!("      insecure: {}\n", entra.outbound.insecure));
+                }
+                DirectoryKind::File(path) => {
+                    put(out, format_args!("    file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
+                }
+            }
+            // A file is looked at each second; the two say nothing about it.
+            if !matches!(directory.kind, DirectoryKind::File(_)) {
+                put(out, format_args!("    refresh: {}\n", show_duration(directory.refresh)));
+                put(out, format_args!("    keep: {}\n", show_duration(directory.keep)));
+            }
+            put(out, format_args!("    no_such_user: {}\n", word(directory.absent, Absent::NAMES)));
+        }
+    }
+
     fn issuers(&self, out: &mut String) {
         for (index, (issuer, written)) in self.identity.issuers.iter().zip(&self.written.issuers).enumerate() {
             *out += if index == 0 { "\nissuers:\n" } else { "" };
@@ -80,7 +120,21 @@ impl Config {
             if let Some(path) = &written.jwks_file {
                 put(out, format_args!("    jwks_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
             }
+            if written.jwks_file.is_none() {
+                put(out, format_args!("    key_hosts: {}\n", list(&issuer.key_hosts)));
+                put(out, format_args!("    max_key_age: {}\n", show_duration(issuer.key_age_max)));
+            }
             put(out, format_args!("    insecure: {}\n", issuer.outbound.insecure));
+            if let Some(path) = &written.ca_file {
+                put(out, format_args!("    ca_file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
+            }
+            if let Some(proxy) = &issuer.outbound.proxy {
+                put(out, format_args!("    proxy:\n      url: {}\n", text(proxy.url.as_str())));
+                if let (Some((username, _)), Some(place)) = (&proxy.credentials, &written.proxy_password) {
+                    put(out, format_args!("      username: {}\n", text(username)));
+                    put(out, format_args!("      password: {}\n", text(&secrets::show(place))));
+                }
+            }
             if let (Some(asked), Some(place)) = (&issuer.introspection, &written.client_secret) {
                 introspection(out, asked, place);
             }
@@ -97,6 +151,9 @@ impl Config {
                 put(out, format_args!("      {key}: {}\n", list(paths.iter().map(ToString::to_string))));
             }
             put(out, format_args!("    group_form: {}\n", word(issuer.group_form, GroupForm::NAMES)));
+            if !issuer.groups_from.is_empty() {
+                put(out, format_args!("    groups_from: {}\n", list(&issuer.groups_from)));
+            }
             if !issuer.required_claims.is_empty() {
                 let paths = issuer.required_claims.iter().map(ToString::to_string);
                 put(out, format_args!("    required_claims: {}\n", list(paths)));
@@ -200,6 +257,7 @@ impl Config {
         }
         let credentials = rule.credentials.kinds().iter().map(|kind| kind.name());
         put(out, format_args!("    credentials: {}\n", list(credentials)));
+        put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
         put(out, format_args!("    identity_unavailable: {}\n", word(rule.identity_unavailable, Unavailable::NAMES)));
     }

@@ -6,6 +6,7 @@ use super::Config;
 use super::limits::{show_key_part, show_period};
 use super::values::show_duration;
 use crate::identity::GroupSet;
+use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::settings::KeyOrigin;
 use crate::limit::{OnFailure, Quota};
 use crate::policy::Policy;
@@ -17,6 +18,10 @@ impl Config {
     pub fn facts(&self) -> Vec<String> {
         let mut facts = vec![self.listening()];
         facts.extend(self.keys());
+        facts.extend(self.groups_from());
+        if let Some(path) = &self.identity.state_dir {
+            facts.push(format!("key sets are kept in {}, for a start without their provider", path.display()));
+        }
         facts.push(self.counting());
         for limit in &self.written.limits {
             facts.extend(self.bounds(limit));
@@ -49,6 +54,10 @@ impl Config {
                 None if issuer.keys == KeyOrigin::None => format!("no JWTs of {}", issuer.issuer),
                 None => format!("keys by discovery at {}", issuer.issuer),
             };
+            let keys = match &issuer.outbound.proxy {
+                Some(proxy) => format!("{keys}, through the proxy {}", proxy.url),
+                None => keys,
+            };
             let asked = match &issuer.introspection {
                 None => String::new(),
                 Some(asked) => {
@@ -61,6 +70,33 @@ impl Config {
                 }
             };
             format!("issuer {}: preset {}, {keys}{asked}", issuer.name, written.preset)
+        })
+    }
+
+    fn groups_from(&self) -> impl Iterator<Item = String> {
+        self.identity.directories.iter().map(|directory| {
+            let (what, is_asked) = match &directory.kind {
+                DirectoryKind::Google(google) => (
+                    format!("Google's at {}, asked by {} for {}", google.endpoint, google.key.email(), google.admin),
+                    true,
+                ),
+                DirectoryKind::Entra(entra) => (
+                    format!("Entra's at {}, tenant {}, asked by {}", entra.endpoint, entra.tenant, entra.client_id),
+                    true,
+                ),
+                DirectoryKind::File(path) => (format!("the file {}", path.display()), false),
+            };
+            let ages = if is_asked {
+                let (refresh, keep) = (show_duration(directory.refresh), show_duration(directory.keep));
+                format!("asked again after {refresh}, and while it is away what it said counts for {keep}")
+            } else {
+                "read when it changes".to_owned()
+            };
+            let absent = match directory.absent {
+                Absent::Unknown => "groups of people it does not know are unknown",
+                Absent::NoGroups => "people it does not know are in no group",
+            };
+            format!("groups of {}: {what}; {ages}; {absent}", directory.name)
         })
     }
 

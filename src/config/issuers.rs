@@ -10,10 +10,12 @@ use url::Url;
 use super::file::Kind;
 use super::introspection;
 use super::read::{At, Section, quote};
+use super::secrets;
+use crate::identity::directory::DirectorySettings;
 use crate::identity::presets::{self, PRESET_NAMES};
 use crate::identity::settings::{
     Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, IssuerSettings, KeyOrigin,
-    OutboundSettings, TokenUse,
+    OutboundSettings, ProxySettings, Roots, TokenUse,
 };
 use crate::secret::SecretSource;
 
@@ -21,22 +23,36 @@ use crate::secret::SecretSource;
 #[derive(Debug)]
 pub(super) struct CheckedIssuer {
     pub(super) settings: IssuerSettings,
+    pub(super) written: WrittenIssuer,
+}
+
+/// An issuer as it was written, for `check`.
+#[derive(Debug)]
+pub(super) struct WrittenIssuer {
     pub(super) preset: &'static str,
     pub(super) jwks_file: Option<PathBuf>,
     pub(super) client_secret: Option<SecretSource>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) proxy_password: Option<SecretSource>,
 }
 
 /// A policy group with its members, `(issuer name, group as the issuer writes it)`.
 pub(super) type Membership = (String, Vec<(String, String)>);
 
 /// Reads `issuers:`; the names of all, and those without a mistake.
-pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIssuer>) {
+pub(super) fn read(at: &At<'_>, directory: &Path, directories: &[String]) -> (Vec<String>, Vec<CheckedIssuer>) {
     let mut names = Vec::new();
     let mut checked: Vec<CheckedIssuer> = Vec::new();
     let mut prefixes: Vec<(String, String)> = Vec::new();
-    for (name, _, at) in at.with_names("an issuer", "a map of issuers by name") {
+    for (name, key, at) in at.with_names("an issuer", "a map of issuers by name") {
         names.push(name.to_owned());
-        let Some(issuer) = issuer(name, &at, directory) else { continue };
+        if directories.iter().any(|known| known == name) {
+            key.refuse(
+                format!("`{name}` is also the name of a directory, and groups are qualified by either"),
+                "a name of its own",
+            );
+        }
+        let Some(issuer) = issuer(name, &at, directory, directories) else { continue };
         if let Some(other) = checked.iter().find(|other| other.settings.issuer == issuer.settings.issuer) {
             at.refuse(
                 format!("`{}` is also the issuer of `{}`", issuer.settings.issuer, other.settings.name),
@@ -52,7 +68,7 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> (Vec<String>, Vec<CheckedIs
     (names, checked)
 }
 
-fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
+fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> Option<CheckedIssuer> {
     let mut section = at.section("a map with `issuer:` and `audiences:`")?;
     let preset_name = match section.take("preset") {
         None => Some("generic"),
@@ -83,6 +99,24 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         .unwrap_or_default();
     let jwks_at = section.take("jwks_file");
     let jwks = jwks_at.as_ref().map(|at| key_set(at, directory));
+    let (hosts_at, age_at) = (section.take("key_hosts"), section.take("max_key_age"));
+    if jwks_at.is_some() {
+        for (key, at) in [("key_hosts", &hosts_at), ("max_key_age", &age_at)] {
+            if let Some(at) = at {
+                at.refuse(
+                    format!("`{key}` is for keys that are fetched, and `jwks_file` pins them"),
+                    "one or the other",
+                );
+            }
+        }
+    }
+    let key_hosts = hosts_at.as_ref().map_or(preset.key_hosts, key_hosts);
+    let key_age_max = match age_at {
+        None => Some(KEY_AGE_MAX),
+        Some(at) => at.duration(Duration::from_secs(600), Duration::from_secs(365 * 86_400)),
+    };
+    let roots = section.take("ca_file").map(|at| roots(&at, directory));
+    let proxy = section.take("proxy").map(|at| proxy(&at, directory));
     let introspection_at = section.take("introspection");
     let introspection = introspection_at.as_ref().map(|at| {
         let (url, insecure) = (url.clone(), insecure.unwrap_or(true));
@@ -109,6 +143,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
         None => Some(GroupForm::default()),
         Some(at) => choice(&at, "a form of group names", GroupForm::NAMES),
     };
+    let groups_from = section.take("groups_from").map(|at| groups_from(&at, directories)).unwrap_or_default();
     let mut require = preset.require;
     let require_at = section.take("require");
     if let Some(at) = require_at {
@@ -147,6 +182,14 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
     let of_preset =
         || preset.aliases.iter().filter(|(issuer, _)| *issuer == written).map(|(_, alias)| (*alias).to_owned());
     let aliases: Vec<String> = aliases.unwrap_or_else(|| of_preset().collect());
+    let (ca_file, roots) = match roots {
+        None => (None, None),
+        Some(read) => read.map(|(path, roots)| (Some(path), Some(roots)))?,
+    };
+    let (proxy, proxy_password) = match proxy {
+        None => (None, None),
+        Some(read) => read.map(|(proxy, place)| (Some(proxy), place))?,
+    };
     Some(CheckedIssuer {
         settings: IssuerSettings {
             name: name.into(),
@@ -157,18 +200,19 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path) -> Option<CheckedIssuer> {
             tokens: tokens?,
             clients,
             keys,
-            outbound: OutboundSettings { insecure: insecure? },
+            key_hosts,
+            key_age_max: key_age_max?,
+            outbound: OutboundSettings { insecure: insecure?, roots, proxy },
             introspection,
             algorithms,
             claims: claims?,
             require,
             required_claims,
             group_form: group_form?,
+            groups_from,
             leeway: leeway?,
         },
-        preset: preset_name?,
-        jwks_file,
-        client_secret,
+        written: WrittenIssuer { preset: preset_name?, jwks_file, ca_file, proxy_password, client_secret },
     })
 }
 
@@ -180,6 +224,21 @@ pub(super) fn choice<T: Copy, const N: usize>(at: &At<'_>, noun: &str, known: [(
         at.refuse_name(word, noun, known.map(|(name, _)| name));
     }
     found
+}
+
+fn groups_from(at: &At<'_>, directories: &[String]) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for at in at.one_or_many(GROUPS_FROM) {
+        let Some(name) = at.text(GROUPS_FROM) else { continue };
+        if !directories.iter().any(|known| known == name) {
+            at.refuse_name(name, "a directory", directories.iter().map(String::as_str));
+        } else if names.iter().any(|known| **known == *name) {
+            at.warn(format!("`{name}` is listed twice"));
+        } else {
+            names.push(name.into());
+        }
+    }
+    names
 }
 
 fn preset_name(at: &At<'_>) -> Option<&'static str> {
@@ -241,6 +300,105 @@ fn key_set(at: &At<'_>, directory: &Path) -> Option<(PathBuf, Arc<[u8]>)> {
         return None;
     }
     Some((path, bytes.into()))
+}
+
+/// Hosts as a URL has them: in lower case, in punycode, without a port.
+fn key_hosts(at: &At<'_>) -> Vec<String> {
+    let at = match at.kind() {
+        // None but the issuer's own, whatever the preset says.
+        Kind::List(items) if items.is_empty() => return Vec::new(),
+        _ => at.one_or_many(KEY_HOSTS),
+    };
+    let mut hosts = Vec::new();
+    for at in at {
+        let Some(text) = at.text(KEY_HOSTS) else { continue };
+        // Nothing that could be more than a host, so that what is compared is what was written.
+        let plain = !text.contains(|c: char| c.is_whitespace() || "/@?#*\\%".contains(c));
+        let url = Url::parse(&format!("https://{text}/")).ok().filter(|url| plain && url.port().is_none());
+        match url.as_ref().and_then(Url::host_str).filter(|_| !text.ends_with(":443")) {
+            Some(host) => hosts.push(host.to_owned()),
+            None => at.refuse(format!("{} is not a host", quote(text)), KEY_HOSTS),
+        }
+    }
+    hosts
+}
+
+/// The certificates of a PEM file.
+fn roots(at: &At<'_>, directory: &Path) -> Option<(PathBuf, Roots)> {
+    let path = directory.join(at.text(CA_FILE)?);
+    let read = std::fs::metadata(&path).and_then(|meta| {
+        if meta.len() > CA_BYTES_MAX {
+            return Err(std::io::Error::other(format!("it is larger than {} KiB", CA_BYTES_MAX / 1024)));
+        }
+        std::fs::read(&path)
+    });
+    let roots =
+        read.map_err(|error| error.to_string()).and_then(|pem| Roots::parse(&pem).map_err(|error| error.to_string()));
+    match roots {
+        Ok(roots) => Some((path, roots)),
+        Err(error) => {
+            at.refuse(format!("cannot use the certificates of {}: {error}", path.display()), CA_FILE);
+            None
+        }
+    }
+}
+
+/// A URL, or a map with the URL and who we are.
+fn proxy(at: &At<'_>, directory: &Path) -> Option<(ProxySettings, Option<SecretSource>)> {
+    let Kind::Map(_) = at.kind() else {
+        return Some((ProxySettings { url: proxy_url(at)?, credentials: None }, None));
+    };
+    let mut section = at.section(PROXY)?;
+    let url = section.need("url", "http://proxy.example:3128").and_then(|at| proxy_url(&at));
+    let username_at = section.take("username");
+    let username = username_at.as_ref().map(|at| at.text("a user name"));
+    let password_at = section.take("password");
+    let password = password_at.as_ref().map(|at| secrets::read(at, directory));
+    section.finish();
+    match (username, password) {
+        (None, None) => Some((ProxySettings { url: url?, credentials: None }, None)),
+        (Some(username), Some(password)) => {
+            let username = username?;
+            if username.contains(':') {
+                // RFC 7617, section 2.
+                at.refuse("a colon in a user name cannot be told from the one before the password", "a name without");
+            }
+            let (place, secret) = password?;
+            let credentials = Some((username.to_owned(), secret));
+            Some((ProxySettings { url: url?, credentials }, Some(place)))
+        }
+        (Some(_), None) => {
+            at.refuse("a user name without a password", "`password: file:…` or `password: env:…` beside it");
+            None
+        }
+        (None, Some(_)) => {
+            at.refuse("a password without a user name", "`username: NAME` beside it");
+            None
+        }
+    }
+}
+
+fn proxy_url(at: &At<'_>) -> Option<Url> {
+    let text = at.as_text().filter(|text| text.contains('@'));
+    if text.is_some() {
+        at.refuse_unshown(
+            "a password or user name inside the URL: secrets only as `file:…` or `env:…`",
+            "`proxy: { url: http://proxy.example:3128, username: NAME, password: file:PATH }`",
+        );
+        return None;
+    }
+    let text = at.text(PROXY)?;
+    let only_origin = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    let url = Url::parse(text).ok().filter(only_origin);
+    if url.is_none() {
+        at.refuse(format!("{} is not the URL of a proxy", quote(text)), PROXY);
+    }
+    url
 }
 
 fn algorithms(at: &At<'_>) -> Vec<Algorithm> {
@@ -331,8 +489,14 @@ pub(super) fn claim_path(at: &At<'_>) -> Option<ClaimPath> {
 
 /// Reads `groups:`. All names are in the answer, also those of groups with a mistake.
 ///
-/// `without_groups` are the issuers whose tokens cannot name any.
-pub(super) fn groups(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Vec<Membership> {
+/// `owners` are the names of those whose groups these can be, `directories` the directories among them, and
+/// `without_groups` the issuers whose tokens cannot name any.
+pub(super) fn groups(
+    at: &At<'_>,
+    owners: &[String],
+    directories: &[&DirectorySettings],
+    without_groups: &[&str],
+) -> Vec<Membership> {
     let named = at.named("a map of groups by name: `ops: [\"acme:platform-ops\"]`");
     named
         .into_iter()
@@ -349,25 +513,34 @@ pub(super) fn groups(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -
                     "another name: in `backend:` it means everyone else",
                 );
             }
-            let members = at.one_or_many(MEMBER).iter().filter_map(|at| member(at, issuers, without_groups)).collect();
+            let members = at
+                .one_or_many(MEMBER)
+                .iter()
+                .filter_map(|at| member(at, owners, directories, without_groups))
+                .collect();
             (name.to_owned(), members)
         })
         .collect()
 }
 
-fn member(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Option<(String, String)> {
+fn member(
+    at: &At<'_>,
+    owners: &[String],
+    directories: &[&DirectorySettings],
+    without_groups: &[&str],
+) -> Option<(String, String)> {
     let text = at.text(MEMBER)?;
     let Some((issuer, group)) = text.split_once(':').filter(|(issuer, group)| !issuer.is_empty() && !group.is_empty())
     else {
-        let nearest = match issuers {
+        let nearest = match owners {
             [only] if !text.contains(':') => Some(format!("{only}:{text}")),
             _ => None,
         };
         at.refuse_for(format!("{} does not say whose group it is", quote(text)), MEMBER, nearest);
         return None;
     };
-    if !issuers.iter().any(|known| known == issuer) {
-        at.refuse_name(issuer, "an issuer", issuers.iter().map(String::as_str));
+    if !owners.iter().any(|known| known == issuer) {
+        at.refuse_name(issuer, "an issuer or a directory", owners.iter().map(String::as_str));
         return None;
     }
     if without_groups.contains(&issuer) {
@@ -378,7 +551,17 @@ fn member(at: &At<'_>, issuers: &[String], without_groups: &[&str]) -> Option<(S
         );
         return None;
     }
-    Some((issuer.to_owned(), group.to_owned()))
+    let Some(directory) = directories.iter().find(|directory| *directory.name == *issuer) else {
+        return Some((issuer.to_owned(), group.to_owned()));
+    };
+    let Some(group) = directory.kind.group_name(group) else {
+        at.refuse(
+            format!("{} has no groups of such names, so nobody would ever be in this one", quote(issuer)),
+            directory.kind.group_names(),
+        );
+        return None;
+    };
+    Some((issuer.to_owned(), group))
 }
 
 /// Reads `cache:`, the verified-token cache.
@@ -402,9 +585,22 @@ const AUDIENCES: &str = "a list of audiences: a token must be for one of them";
 const CLAIM_PATH: &str = "member names with dots between them, such as `realm_access.roles`";
 const CLIENTS: &str = "a list of client ids: a token must be issued to one of them";
 const GROUP_PATH: &str = "member names with dots between them, one of which may be `*`: `resource_access.*.roles`";
+const CA_FILE: &str = "the path of a PEM file with certificates of authorities, relative to the config's directory";
+const GROUPS_FROM: &str = "a list of directories by name";
 const ISSUER: &str = "the URL that tokens have as `iss`, such as `https://login.example/realms/main`";
 const JWKS: &str = "the path of a JSON key set, relative to the config's directory";
-const MEMBER: &str = "`ISSUER:GROUP`, the group as that issuer writes it";
+const KEY_HOSTS: &str = "a list of hosts without scheme and port, such as `[keys.example]`, besides the issuer's own";
+const MEMBER: &str = "`ISSUER:GROUP` or `DIRECTORY:GROUP`, the group as it is written there";
+
+const PROXY: &str =
+    "the URL of an HTTP proxy such as `http://proxy.example:3128`, or a map with `url`, `username`, `password`";
+
+/// A system's whole store has some 220 KiB.
+const CA_BYTES_MAX: u64 = 1024 * 1024;
+
+/// An outage over a long weekend refuses nobody. Without an end, whoever could keep the agent from its provider could use
+/// a stolen key for ever that the provider has withdrawn.
+const KEY_AGE_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Key sets of large tenants are some 20 KiB.
 const JWKS_BYTES_MAX: u64 = 512 * 1024;

@@ -1,8 +1,8 @@
 //! The config: what was written becomes what is usable, or a list of everything that is wrong with it.
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
-//! mistake), then a file for each section of the config (`listeners`, `issuers` with `introspection`, `counters`, `limits`, `rules`,
-//! `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
+//! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers` with `introspection`,
+//! `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
 //! says about a config; `flags` is the command line. `main` alone names this module.
 
 pub mod error;
@@ -10,11 +10,15 @@ pub mod flags;
 pub mod policy_tests;
 
 mod counters;
+mod directories;
 mod expanded;
 mod facts;
 mod file;
 mod introspection;
 mod issuers;
+// Read by `directories`.
+#[allow(dead_code)]
+mod ldap;
 mod limits;
 mod listeners;
 mod read;
@@ -22,7 +26,7 @@ mod rules;
 mod secrets;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{ConfigErrors, Problem};
@@ -39,7 +43,7 @@ use crate::secret::SecretSource;
 use crate::server::settings::{AdminSettings, SpopSettings};
 use counters::WrittenRedis;
 use file::Node;
-use issuers::Membership;
+use issuers::{Membership, WrittenIssuer};
 use read::{At, Report};
 
 /// A config without a mistake, in the types of the modules that it is for.
@@ -49,7 +53,7 @@ pub struct Config {
     pub spop: SpopSettings,
     /// `admin:`.
     pub admin: Option<AdminSettings>,
-    /// `issuers:` and `cache:`.
+    /// `issuers:`, `directories:` and `cache:`.
     pub identity: identity::settings::Settings,
     /// `groups:`.
     pub groups: Arc<Groups>,
@@ -69,16 +73,10 @@ pub struct Config {
 struct Written {
     groups: Vec<Membership>,
     issuers: Vec<WrittenIssuer>,
+    directories: Vec<Option<SecretSource>>,
     limits: Vec<Arc<LimitUse>>,
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
-}
-
-#[derive(Debug)]
-struct WrittenIssuer {
-    preset: &'static str,
-    jwks_file: Option<PathBuf>,
-    client_secret: Option<SecretSource>,
 }
 
 /// Reads the config at `path`, at most 1 MiB, with the key sets and secrets that it names.
@@ -130,21 +128,37 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
 fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let mut top = root.section("a map with `issuers:`, `rules:` and so on")?;
     let [spop_at, admin_at, issuers_at, cache_at] = ["spop", "admin", "issuers", "cache"].map(|key| top.take(key));
+    let directories_at = top.take("directories");
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
+    let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
         Some(at) => listeners::admin(at, directory, &spop),
         None => (None, None),
     };
-    let (issuer_names, issuers) = issuers_at.map(|at| issuers::read(&at, directory)).unwrap_or_default();
+    let (directory_names, directories) = match &directories_at {
+        Some(at) => directories::read(at, directory),
+        None => Default::default(),
+    };
+    let (issuer_names, issuers) =
+        issuers_at.map(|at| issuers::read(&at, directory, &directory_names)).unwrap_or_default();
+    if let Some(at) = directories_at.filter(|_| !directory_names.is_empty()) {
+        let used =
+            |name: &str| issuers.iter().any(|issuer| issuer.settings.groups_from.iter().any(|used| **used == *name));
+        for (name, key, _) in at.named("").into_iter().filter(|(name, _, _)| !used(name)) {
+            key.warn(format!("no issuer has `{name}` in its `groups_from`, so nobody's groups are asked for there"));
+        }
+    }
     let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
     let members = {
         let without = |issuer: &&issuers::CheckedIssuer| issuer.settings.claims.groups.is_empty();
         let without: Vec<&str> = issuers.iter().filter(without).map(|issuer| &*issuer.settings.name).collect();
-        groups_at.as_ref().map(|at| issuers::groups(at, &issuer_names, &without)).unwrap_or_default()
+        let owners = [issuer_names.as_slice(), &directory_names].concat();
+        let directories: Vec<_> = directories.iter().map(|(settings, _)| settings).collect();
+        groups_at.as_ref().map(|at| issuers::groups(at, &owners, &directories, &without)).unwrap_or_default()
     };
     let groups = groups_of(&members, groups_at.as_ref().unwrap_or(root))?;
     let group_names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
@@ -189,24 +203,26 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             }
         }
     }
-    let (settings, written_issuers) = issuers
-        .into_iter()
-        .map(|issuer| {
-            let issuers::CheckedIssuer { settings, preset, jwks_file, client_secret } = issuer;
-            (settings, WrittenIssuer { preset, jwks_file, client_secret })
-        })
-        .unzip();
+    let (settings, written_issuers) = issuers.into_iter().map(|issuer| (issuer.settings, issuer.written)).unzip();
+    let (directories, written_directories) = directories.into_iter().unzip();
     let limits = limits.into_iter().filter_map(|limit| limit.limit).collect();
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, cache },
+        identity: identity::settings::Settings { issuers: settings, directories, cache, state_dir },
         groups: Arc::new(groups),
         counters,
         policy,
         tests,
         warnings: Vec::new(),
-        written: Written { groups: members, issuers: written_issuers, limits, redis, admin_token },
+        written: Written {
+            groups: members,
+            issuers: written_issuers,
+            directories: written_directories,
+            limits,
+            redis,
+            admin_token,
+        },
     })
 }
 
@@ -253,6 +269,8 @@ fn ambiguous_paths(at: &At<'_>) -> bool {
     }
     false
 }
+
+const STATE_DIR: &str = "the path of a folder of the agent's own, such as `/var/lib/tollgate`";
 
 /// A config of a thousand rules has some 200 KiB.
 const TEXT_BYTES_MAX: u64 = 1024 * 1024;

@@ -12,7 +12,7 @@ use crate::identity::settings::ClaimPath;
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::path::PathPattern;
-use crate::policy::rule::{Allow, Backend, Requirement, Rule, Unavailable};
+use crate::policy::rule::{Allow, Backend, GroupsUnknown, Requirement, Rule, Unavailable};
 
 /// What rules refer to by name.
 #[derive(Clone, Copy)]
@@ -68,6 +68,9 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
     let backend = section.take("backend").map(|at| backend(&at, names));
     let credentials =
         section.take("credentials").map_or(Some(*names.credentials), |at| credentials(&at, names.available));
+    let groups_unknown = section
+        .take("groups_unknown")
+        .map_or(Some(GroupsUnknown::default()), |at| choice(&at, "an answer to unknown groups", GroupsUnknown::NAMES));
     let unavailable_at = section.take("identity_unavailable");
     let identity_unavailable = match &unavailable_at {
         None => Some(Unavailable::default()),
@@ -94,6 +97,7 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         allow: allow?,
         credentials: credentials?,
         ignore_credentials,
+        groups_unknown: groups_unknown?,
         identity_unavailable: identity_unavailable?,
         limits,
         backend: backend.unwrap_or(None),

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::identity::directory::DirectoryKind;
 
 #[test]
 fn every_mistake_has_its_message() {
@@ -45,6 +46,22 @@ fn a_good_config_loads_and_its_expansion_means_the_same() {
 }
 
 #[test]
+fn a_presets_key_hosts_are_shown_and_a_list_takes_their_place() {
+    for (preset, written, expected) in [
+        ("google", "", "key_hosts: [www.googleapis.com]"),
+        ("entra", "", "key_hosts: [login.microsoftonline.com, login.windows.net]"),
+        ("keycloak", "", "key_hosts: []"),
+        ("google", "key_hosts: [], ", "key_hosts: []"),
+        ("google", "key_hosts: Keys.Example., ", "key_hosts: [keys.example.]"),
+    ] {
+        let issuer = format!("{{ preset: {preset}, {written}issuer: https://h, audiences: a }}");
+        let text = format!("issuers: {{ acme: {issuer} }}\nrules: [{{ name: r, allow: authenticated }}]\n");
+        let expanded = parse(&text, Path::new("tollgate.yaml")).unwrap().expanded();
+        assert!(expanded.contains(expected), "{expanded}");
+    }
+}
+
+#[test]
 fn no_secret_is_in_what_check_prints() {
     let config = load(&folder("good").join("secrets.yaml")).unwrap();
     let redis = config.counters.redis.as_ref().unwrap();
@@ -65,6 +82,12 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "counters:\n  redis: redis+unix:///r?pass=hunter2",
         "issuers:\n  acme: { issuer: https://u:hunter2@h, audiences: [a] }",
         "issuers:\n  acme: { client_secret: hunter2 }",
+        "directories:\n  d: { entra: { client_secret: hunter2 } }",
+        "directories:\n  d: { google: { service_account: hunter2 } }",
+        "directories:\n  d: { google: { endpoint: https://u:hunter2@h } }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: http://u:hunter2@h }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://u:hunter2@h } }",
+        "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://h, username: u, password: hunter2 } }",
         "counters: { password: hunter2, b: [ }",
         "counters: { password: hunter2, password: hunter2 }",
     ] {
@@ -82,6 +105,38 @@ fn all_mistakes_come_in_one_run_in_the_order_of_the_file() {
         keys,
         ["spop.deadline", "rulez", "rules[0].name", "rules[0].path", "rules[0].allow", "rules[0].limits[0]"]
     );
+}
+
+#[test]
+fn a_google_directory_loads_from_its_key_file_and_its_expansion_means_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = crate::identity::directory::testing::key_file("https://oauth2.googleapis.com/token");
+    std::fs::write(folder.path().join("sa.json"), key).unwrap();
+    let text = "directories:\n  people:\n    google: { service_account: file:sa.json, admin: a@acme.example }\n\
+                issuers:\n  acme: { preset: google, issuer: https://accounts.google.com, audiences: [a], \
+                groups_from: people, require: { hd: acme.example } }\n\
+                groups: { eng: \"people:Eng@Acme.Example\" }\n\
+                rules: [{ name: all, allow: { groups: eng } }]\n";
+    let config = parse(text, &folder.path().join("tollgate.yaml")).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    // As the answers have it.
+    assert_eq!(config.groups.of("people", "eng@acme.example").len(), 1);
+    let settings = &config.identity.directories[0];
+    let DirectoryKind::Google(google) = &settings.kind else { panic!("{settings:?}") };
+    assert_eq!(google.endpoint.as_str(), "https://admin.googleapis.com/");
+    assert!(google.nested && !google.outbound.insecure);
+    assert_eq!((settings.refresh.as_secs(), settings.keep.as_secs()), (300, 3600));
+    let fact = "groups of people: Google's at https://admin.googleapis.com/, asked by \
+                tollgate@acme.iam.gserviceaccount.com for a@acme.example; asked again after 5m, and while it is away \
+                what it said counts for 1h; groups of people it does not know are unknown";
+    assert!(config.facts().iter().any(|known| known == fact), "{:#?}", config.facts());
+    let expanded = config.expanded();
+    let again = parse(&expanded, Path::new("/nowhere/expanded.yaml")).unwrap_or_else(|e| panic!("{e}\n{expanded}"));
+    assert_eq!(again.identity.directories, config.identity.directories);
+    assert_eq!(again.groups, config.groups);
+    assert_eq!(again.expanded(), expanded);
+    let shown = format!("{expanded}{config:?}");
+    assert!(!shown.contains("PRIVATE KEY"), "{shown}");
 }
 
 #[test]
@@ -115,7 +170,9 @@ fn what_is_probably_not_meant_is_a_warning() {
     let config = load(&folder("good").join("warnings.yaml")).unwrap();
     let file = Path::new("warnings.yaml");
     let shown: Vec<String> = config.warnings.iter().map(|warning| warning.in_file(file)).collect();
-    let shown: Vec<&str> = shown.iter().filter_map(|block| block.lines().next()).collect();
+    let folder = folder("good").display().to_string();
+    let shown: Vec<String> =
+        shown.iter().filter_map(|block| Some(block.lines().next()?.replace(&folder, "DIR"))).collect();
     assert_eq!(
         shown,
         [
@@ -136,6 +193,11 @@ fn what_is_probably_not_meant_is_a_warning() {
              decoded, and without a query",
             "warnings.yaml:20:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
              issuer writes them",
+            "warnings.yaml:22:3: directories.unused: no issuer has `unused` in its `groups_from`, so nobody's groups are \
+             asked for there",
+            "warnings.yaml:23:3: directories.empty: no issuer has `empty` in its `groups_from`, so nobody's groups are \
+             asked for there",
+            "warnings.yaml:23:18: directories.empty.file: nobody is in DIR/nobody.yml",
         ]
     );
 }
@@ -185,9 +247,11 @@ fn a_file_that_cannot_be_read_is_named() {
 fn meaning(config: &Config) -> String {
     let tests: Vec<PolicyTest> = config.tests.iter().map(|test| PolicyTest { line: 0, ..test.clone() }).collect();
     let redis = config.counters.redis.as_ref().map(|redis| redis.url.expose());
+    let proxies: Vec<_> = config.identity.issuers.iter().filter_map(|issuer| issuer.outbound.proxy.as_ref()).collect();
+    let proxies: Vec<_> = proxies.iter().filter_map(|proxy| Some(proxy.credentials.as_ref()?.1.expose())).collect();
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.expose());
     let Config { spop, admin, identity, counters, policy, .. } = config;
-    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}")
+    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}{proxies:?}")
 }
 
 fn yaml_files(name: &str) -> Vec<PathBuf> {

@@ -168,7 +168,7 @@ fn check_times(
     {
         return fail(trace, Rejection::TokenNotYetValid, || format!("nbf {nbf} is in {} s", nbf.saturating_sub(now_s)));
     }
-    if let Some(iat) = numeric_date(claims, "iat", trace)?.map(|iat| whole(iat.floor()))
+    if let Some(iat) = numeric_date(claims, "iat", trace)?.map(|iat| whole(iat.ceil()))
         && iat > latest
     {
         return fail(trace, Rejection::IssuedInFuture, || format!("iat {iat} is in {} s", iat.saturating_sub(now_s)));
@@ -439,6 +439,7 @@ mod tests {
             (json!({"nbf": null}), Some(ClaimMalformed)),
             (json!({"iat": "-"}), None),
             (json!({"iat": now + 60}), None),
+            (json!({"iat": now as f64 + 60.5}), Some(IssuedInFuture)),
             (json!({"iat": now + 61}), Some(IssuedInFuture)),
             (json!({"iat": now.to_string()}), Some(ClaimMalformed)),
             (json!({"iat": true}), Some(ClaimMalformed)),

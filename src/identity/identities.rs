@@ -70,7 +70,7 @@ pub enum SetupError {
 impl Identities {
     /// Builds the stage.
     ///
-    /// On a reload `previous` is the stage it replaces: an issuer whose settings are the same keeps its keys and its
+    /// On a reload `previous` is the stage it replaces: an issuer whose keys come from the same place keeps them and its
     /// task, and where nothing that a verdict rests on has changed the verified tokens are kept too.
     pub fn new(
         settings: Settings,
@@ -114,7 +114,10 @@ impl Identities {
             }
             let source = match previous.and_then(|previous| previous.source_of(issuer)) {
                 Some(kept) => kept,
-                None => Arc::new(KeySource::new(issuer, pace).map_err(|error| pinned_keys(issuer, &error))?),
+                None => Arc::new(
+                    KeySource::new(issuer, settings.state_dir.as_deref(), pace)
+                        .map_err(|error| pinned_keys(issuer, &error))?,
+                ),
             };
             sources.push(source);
             let kept = previous.into_iter().flat_map(|previous| &previous.introspectors);
@@ -279,6 +282,10 @@ impl Identities {
             return Err(rejected(trace, Rejection::SignatureInvalid, || format!("by {key:?}")).into());
         }
         trace.step(STAGE, Outcome::Pass, || format!("the signature holds, by {key:?}"));
+        // Only now: what a stranger writes must not look like the provider's clock.
+        if let Some(iat_s) = token.claims.get("iat").and_then(serde_json::Value::as_f64) {
+            source.issued(iat_s, now);
+        }
         let identity = claims::check(token.claims, issuer, &self.groups, now, trace)
             .map_err(|rejection| rejected(trace, rejection, || format!("the claims, for issuer {}", issuer.name)))?;
         let leeway_s = i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX);
@@ -306,7 +313,7 @@ impl Identities {
     }
 
     fn source_of(&self, issuer: &IssuerSettings) -> Option<Arc<KeySource>> {
-        let index = self.settings.issuers.iter().position(|known| known == issuer)?;
+        let index = self.settings.issuers.iter().position(|known| known.has_keys_as(issuer))?;
         self.sources.get(index).cloned()
     }
 }
@@ -349,7 +356,7 @@ fn find_key(
             Err(rejected(trace, Rejection::KeyUnknown, || "the token names none, and several would fit".to_owned())
                 .into())
         }
-        Choice::Unknown => match may_wait.then(|| source.ask(now)).flatten() {
+        Choice::Unknown => match may_wait.then(|| source.ask(token.kid.as_deref(), now)).flatten() {
             Some(wait) => Err(for_keys(wait)),
             None => Err(rejected(trace, Rejection::KeyUnknown, || format!("kid {:?}", token.kid)).into()),
         },

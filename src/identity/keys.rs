@@ -23,6 +23,8 @@ use super::settings::Algorithm;
 #[derive(Debug)]
 pub(crate) struct KeySet {
     keys: Vec<Arc<Key>>,
+    /// Keys of earlier sets that still count where a token names them; see [`KeySet::joined_by`].
+    lingering: Vec<Arc<Key>>,
 }
 
 /// One usable public key.
@@ -102,6 +104,8 @@ pub(crate) enum SkipReason {
     Exponent,
     #[error("the RSA modulus is of a kind that can be factored (ROCA, CVE-2017-15361)")]
     Factorable,
+    #[error("the point is one of the eight that anybody can sign for")]
+    SmallOrder,
     #[error("it is not a point on its curve, or not a valid key")]
     Invalid,
     #[error("an earlier key has the same \"kid\" and algorithm")]
@@ -149,13 +153,17 @@ impl KeySet {
                 Err(reason) => skipped.push(Skipped { index, reason }),
             }
         }
-        if keys.is_empty() { Err(KeySetError::NoneUsable(skipped)) } else { Ok((KeySet { keys }, skipped)) }
+        if keys.is_empty() {
+            Err(KeySetError::NoneUsable(skipped))
+        } else {
+            Ok((KeySet { keys, lingering: Vec::new() }, skipped))
+        }
     }
 
     /// This set with the records of `old` in place of identical keys, so that what they verified stays verified.
     pub(crate) fn succeeding(mut self, old: &KeySet) -> KeySet {
         for key in &mut self.keys {
-            if let Some(known) = old.keys.iter().find(|known| known.same(key) && known.is_live()) {
+            if let Some(known) = old.all().find(|known| known.same(key) && known.is_live()) {
                 *key = Arc::clone(known);
             }
         }
@@ -164,16 +172,11 @@ impl KeySet {
 
     /// Ends the life of every key of `old` that is not in this set: what they verified is verified no longer.
     pub(crate) fn retire_missing(&self, old: &KeySet) {
-        for known in &old.keys {
-            if !self.keys.iter().any(|key| Arc::ptr_eq(key, known)) {
+        for known in old.all() {
+            if !self.all().any(|key| Arc::ptr_eq(key, known)) {
                 known.live.store(false, Ordering::Release);
             }
         }
-    }
-
-    /// Whether both hold the very same records.
-    pub(crate) fn same_keys(&self, other: &KeySet) -> bool {
-        self.keys.len() == other.keys.len() && self.keys.iter().zip(&other.keys).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     /// The key for a token that says `kid` and `algorithm`.
@@ -189,7 +192,7 @@ impl KeySet {
                 (Some(_), Some(_)) => Choice::Ambiguous,
             };
         };
-        let mut named = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
+        let mut named = self.all().filter(|key| key.kid.as_deref() == Some(kid)).peekable();
         if named.peek().is_none() {
             return Choice::Unknown;
         }
@@ -199,6 +202,58 @@ impl KeySet {
     /// How many keys there are; never 0.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
+    }
+}
+
+/// Sets over time.
+impl KeySet {
+    /// The keys of `old` that this set does not have and does not replace, so that they may linger. A key without a name
+    /// may not: tokens without `kid` are for the only key that fits, and two would make none of them fit.
+    pub(crate) fn missing_from<'a>(&'a self, old: &'a KeySet) -> impl Iterator<Item = &'a Arc<Key>> {
+        old.all().filter(|known| {
+            let here = self.keys.iter().any(|key| Arc::ptr_eq(key, known) || key.kid == known.kid);
+            known.kid.is_some() && known.is_live() && !here
+        })
+    }
+
+    /// The names under which this set has another key than `old` has, at most eight of them, each cut at 64 characters.
+    pub(crate) fn replaced_in(&self, old: &KeySet) -> Vec<String> {
+        let replaced = old.all().filter(|known| {
+            let here = self.keys.iter().any(|key| Arc::ptr_eq(key, known));
+            known.kid.is_some() && !here && self.keys.iter().any(|key| key.kid == known.kid)
+        });
+        replaced.filter_map(|key| key.kid.as_ref()).map(|kid| kid.chars().take(64).collect()).take(8).collect()
+    }
+
+    /// This set together with keys of earlier ones, as many as there is room for.
+    ///
+    /// A provider's own machines disagree for a while about which keys there are; whoever asks one of them after the
+    /// other must not forget what the first said.
+    pub(crate) fn joined_by(mut self, lingering: impl IntoIterator<Item = Arc<Key>>) -> KeySet {
+        let room = KEYS_MAX.saturating_sub(self.keys.len());
+        self.lingering = lingering.into_iter().take(room).collect();
+        self
+    }
+
+    /// This set without its lingering keys but for those that `stays` names, with the same records.
+    pub(crate) fn with_lingering(&self, stays: impl Fn(&Arc<Key>) -> bool) -> KeySet {
+        let lingering = self.lingering.iter().filter(|key| stays(key)).cloned().collect();
+        KeySet { keys: self.keys.clone(), lingering }
+    }
+
+    /// Whether every key here is one that `old` has too.
+    pub(crate) fn all_in(&self, old: &KeySet) -> bool {
+        self.all().all(|key| old.all().any(|known| Arc::ptr_eq(key, known)))
+    }
+
+    /// Ends the life of every key.
+    pub(crate) fn retire(&self) {
+        self.all().for_each(|key| key.live.store(false, Ordering::Release));
+    }
+
+    /// The newest set's keys, then the lingering ones.
+    fn all(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.keys.iter().chain(&self.lingering)
     }
 }
 
@@ -380,8 +435,16 @@ fn point(jwk: &Map<String, Value>, octets_each: usize) -> Result<Material, SkipR
 
 fn ed25519(jwk: &Map<String, Value>) -> Result<Material, SkipReason> {
     let x = octets(jwk, "x")?;
-    if x.len() != 32 {
+    let mut y: [u8; 32] = x.as_slice().try_into().map_err(|_| SkipReason::Invalid)?;
+    y.reverse();
+    // The highest bit is the sign of the other coordinate; both points are of the same order.
+    y[0] &= 0x7f;
+    // RFC 8032, section 5.1.3: beyond the field's size it would be a second spelling.
+    if y >= FIELD_25519 {
         return Err(SkipReason::Invalid);
+    }
+    if SMALL_ORDER.contains(&y) {
+        return Err(SkipReason::SmallOrder);
     }
     Ok(Material::Ed25519(x))
 }
@@ -409,6 +472,37 @@ const KEYS_MAX: usize = 256;
 
 const OF_RSA: [Algorithm; 6] =
     [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+
+/// 2^255 - 19, highest octet first.
+const FIELD_25519: [u8; 32] = field_25519_less(0);
+
+const fn field_25519_less(less: u8) -> [u8; 32] {
+    let mut number = [0xff; 32];
+    number[0] = 0x7f;
+    number[31] = 0xed - less;
+    number
+}
+
+/// The points of order 1, 2, 4 and 8 of edwards25519, by their y, highest octet first. A multiple of such a key is one of
+/// eight points, so that a signature with s = 0 holds for every eighth message or more often; for y = 0, which is a key
+/// that nobody has filled in, for every fourth. RFC 8032 leaves it to the verifier.
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    {
+        let mut one = [0; 32];
+        one[31] = 1;
+        one
+    },
+    field_25519_less(1),
+    [
+        0x05, 0xfc, 0x53, 0x6d, 0x88, 0x02, 0x38, 0xb1, 0x39, 0x33, 0xc6, 0xd3, 0x05, 0xac, 0xdf, 0xd5, 0xf0, 0x98,
+        0xef, 0xf2, 0x89, 0xf4, 0xc3, 0x45, 0xb0, 0x27, 0xb2, 0xc2, 0x8f, 0x95, 0xe8, 0x26,
+    ],
+    [
+        0x7a, 0x03, 0xac, 0x92, 0x77, 0xfd, 0xc7, 0x4e, 0xc6, 0xcc, 0x39, 0x2c, 0xfa, 0x53, 0x20, 0x2a, 0x0f, 0x67,
+        0x10, 0x0d, 0x76, 0x0b, 0x3c, 0xba, 0x4f, 0xd8, 0x4d, 0x3d, 0x70, 0x6a, 0x17, 0xc7,
+    ],
+];
 
 /// The first odd primes: all divide the number that the faulty generator works with for keys of 2048 bits and more.
 const ROCA_PRIMES: [u32; 38] = [
@@ -537,11 +631,72 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_anybody_can_sign_for_is_no_key() {
+        let mut signature = [0; 64];
+        // R = 1, s = 0.
+        signature[0] = 1;
+        let mut forged = 0;
+        for mut x in SMALL_ORDER {
+            x.reverse();
+            for sign in [0, 0x80] {
+                x[31] ^= sign;
+                // The cryptography itself would take it, for all eight that are points at all.
+                let holds = |key: ParsedPublicKey| (0..=255_u8).any(|m| key.verify_sig(&[m], &signature).is_ok());
+                forged += usize::from(ParsedPublicKey::new(&ED25519, x).is_ok_and(holds));
+                let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(x) });
+                assert_eq!(admit(&jwk, &Algorithm::ALL).map(drop), Err(SkipReason::SmallOrder), "{x:02x?}");
+            }
+        }
+        assert_eq!(forged, 8);
+        // Not a point, or a second spelling of one.
+        for last in [0xed, 0xee, 0xff] {
+            let mut x = [0xff; 32];
+            (x[0], x[31]) = (last, 0x7f);
+            let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(x) });
+            assert_eq!(admit(&jwk, &Algorithm::ALL).map(drop), Err(SkipReason::Invalid), "{x:02x?}");
+        }
+    }
+
+    #[test]
     fn of_two_keys_with_one_name_the_first_stays() {
         let (set, skipped) = parse(json!([P256_A.jwk("a"), P256_B.jwk("a")])).unwrap();
         assert_eq!(skipped, [Skipped { index: 1, reason: SkipReason::Duplicate }]);
         let (first, _) = parse(json!([P256_A.jwk("a")])).unwrap();
         assert!(set.keys[0].same(&first.keys[0]));
+    }
+
+    #[test]
+    fn what_a_newer_set_lacks_lingers_unless_it_was_replaced_or_has_no_name() {
+        let (old, _) = parse(json!([P256_A.jwk("a"), P256_B.jwk("b"), P384_A.jwk("c"), RSA_A.jwk_unnamed()])).unwrap();
+        let new = parse(json!([P256_A.jwk("a"), P256_A.jwk("b")])).unwrap().0.succeeding(&old);
+        let missing: Vec<_> = new.missing_from(&old).cloned().collect();
+        assert_eq!(missing.iter().map(|key| key.kid.as_deref()).collect::<Vec<_>>(), [Some("c")]);
+        assert_eq!(new.replaced_in(&old), ["b"]);
+        assert!(!new.all_in(&old) && old.all_in(&old));
+        let new = new.joined_by(missing);
+        new.retire_missing(&old);
+        assert!(matches!(new.choose(Some("c"), Algorithm::ES384), Choice::Key(key) if key.is_live()));
+        assert!(matches!(new.choose(None, Algorithm::ES384), Choice::Unknown), "without a name only the newest count");
+        assert_eq!(new.len(), 2);
+        assert!(!old.keys[1].is_live() && !old.keys[3].is_live());
+        // It comes back as what it was, or ends.
+        let back = parse(json!([P384_A.jwk("c")])).unwrap().0.succeeding(&new);
+        assert!(Arc::ptr_eq(&back.keys[0], &old.keys[2]));
+        let none = new.with_lingering(|_| false);
+        none.retire_missing(&new);
+        assert!(matches!(none.choose(Some("c"), Algorithm::ES384), Choice::Unknown) && !old.keys[2].is_live());
+    }
+
+    #[test]
+    fn no_more_keys_linger_than_a_set_may_have() {
+        let many = |from: usize, to: usize| {
+            let keys: Vec<_> = (from..to).map(|n| P256_A.jwk(&format!("k{n}"))).collect();
+            parse(json!(keys)).unwrap().0
+        };
+        let (old, new) = (many(0, 200), many(200, 400));
+        let missing: Vec<_> = new.missing_from(&old).cloned().collect();
+        assert_eq!(missing.len(), 200);
+        assert_eq!(new.joined_by(missing).all().count(), KEYS_MAX);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
-//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
-//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write). Tokens that are no JWT: `opaque`
-//! (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once at a time, and so many at once),
-//! `breaker` (not while it does not answer).
+//! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
+//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` (names, passwords and groups
+//! of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//!
+//! Of tokens that are no JWT: `opaque` (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once
+//! at a time, and so many at once), `breaker` (not while it does not answer).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
@@ -16,6 +18,7 @@ mod cache;
 mod claim_path;
 mod claims;
 mod credential;
+pub mod directory;
 mod group_names;
 pub mod groups;
 mod identities;
@@ -23,19 +26,23 @@ mod inquiries;
 mod introspection;
 mod json;
 mod jws;
+mod keep;
 mod keys;
+pub mod ldap;
 mod opaque;
 mod outbound;
 pub mod presets;
 mod provider;
 mod rejection;
 pub mod settings;
+mod skew;
 mod source;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod token;
+mod unknown;
 mod wait;
 
 use std::sync::Arc;

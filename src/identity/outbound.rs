@@ -1,14 +1,22 @@
 //! HTTP to providers and directories: the only outbound HTTP there is.
 //!
 //! A provider's document can name any URL, and a DNS name any address, so both are checked where the connection is
-//! made: https and public addresses only, unless the operator said `insecure` for that issuer. No redirect is followed,
-//! and no proxy taken from the environment.
+//! made: https and public addresses only, unless the operator said `insecure` for that issuer. A redirect is followed
+//! within one origin only, and no proxy is taken from the environment.
+//!
+//! Through a proxy that the operator named it is the proxy that resolves names, so no address can be checked here. What
+//! holds then: an address written into a URL is checked as ever; no name but the proxy's own is resolved here; which
+//! names can be asked for is bounded by who calls (an issuer's own host and its `key_hosts`); and over https the host at
+//! the far end must prove its name before it hears anything of the request.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use url::{Host, Url};
 
 use super::settings::OutboundSettings;
@@ -28,6 +36,7 @@ pub(crate) struct Ask {
     authorization: Option<HeaderValue>,
     accept: &'static str,
     bytes_max: usize,
+    keeps_refusal: bool,
 }
 
 /// What a URL gave.
@@ -43,15 +52,33 @@ pub(crate) struct Fetched {
 impl Client {
     /// Loads the system's certificates, which takes milliseconds: call it where blocking is allowed.
     pub(crate) fn new(settings: &OutboundSettings) -> Result<Client, FetchError> {
-        let client = reqwest::Client::builder()
+        Client::within(settings, TOTAL_TIMEOUT)
+    }
+
+    /// The same with another bound on the time from connecting to the last byte.
+    pub(crate) fn within(settings: &OutboundSettings, total: Duration) -> Result<Client, FetchError> {
+        let mut client = reqwest::Client::builder()
             .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
+            .redirect(reqwest::redirect::Policy::custom(within_origin))
             .no_proxy()
             .referer(false)
             .https_only(!settings.insecure)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT);
-        let client = if settings.insecure { client } else { client.dns_resolver(std::sync::Arc::new(PublicResolver)) };
+            .connect_timeout(CONNECT_TIMEOUT.min(total))
+            .timeout(total);
+        if let Some(roots) = &settings.roots {
+            let roots = roots.certificates().map(reqwest::Certificate::from_der);
+            client = client.tls_certs_only(roots.collect::<Result<Vec<_>, _>>().map_err(FetchError::Client)?);
+        }
+        if let Some(settings) = &settings.proxy {
+            let mut proxy = reqwest::Proxy::all(settings.url.clone()).map_err(FetchError::Client)?;
+            if let Some((user, password)) = &settings.credentials {
+                proxy = proxy.basic_auth(user, password.expose());
+            }
+            let only = settings.url.host_str().unwrap_or_default().to_ascii_lowercase();
+            client = client.proxy(proxy).dns_resolver(Arc::new(ProxyResolver { only }));
+        } else if !settings.insecure {
+            client = client.dns_resolver(Arc::new(PublicResolver));
+        }
         Ok(Client { http: client.build().map_err(FetchError::Client)?, insecure: settings.insecure })
     }
 
@@ -72,9 +99,14 @@ impl Client {
             Some(value) => request.header(AUTHORIZATION, value),
         };
         let mut response = request.send().await.map_err(transport)?;
+        if response.status().is_redirection() && response.headers().contains_key(LOCATION) {
+            return Err(FetchError::Redirect { host, status: response.status().as_u16() });
+        }
         if response.status() != reqwest::StatusCode::OK {
             let retry_after = retry_after(response.headers());
-            return Err(FetchError::Status { host, status: response.status().as_u16(), retry_after });
+            let status = response.status().as_u16();
+            let body = if ask.keeps_refusal { refusal(&mut response).await } else { Vec::new() };
+            return Err(FetchError::Status { host, status, retry_after, body });
         }
         let max_age = max_age(response.headers());
         let content_type =
@@ -94,7 +126,7 @@ impl Client {
 impl Ask {
     /// GETs a JSON document of at most `bytes_max` bytes.
     pub(crate) fn get(url: Url, bytes_max: usize) -> Ask {
-        Ask { url, body: None, authorization: None, accept: "application/json", bytes_max }
+        Ask { url, body: None, authorization: None, accept: "application/json", bytes_max, keeps_refusal: false }
     }
 
     /// POSTs a form (`application/x-www-form-urlencoded`), for an answer of at most `bytes_max` bytes of JSON.
@@ -103,9 +135,11 @@ impl Ask {
         Ask { body: Some(("application/x-www-form-urlencoded", body)), ..Ask::get(url, bytes_max) }
     }
 
-    /// POSTs JSON, for an answer of at most `bytes_max` bytes of JSON.
-    pub(crate) fn json(url: Url, body: &serde_json::Value, bytes_max: usize) -> Ask {
-        Ask { body: Some(("application/json", body.to_string())), ..Ask::get(url, bytes_max) }
+    /// Where the answer is an error, what it says is kept beside its status: some APIs tell "slower" from "never" only
+    /// there.
+    pub(crate) fn keeping_refusal(mut self) -> Ask {
+        self.keeps_refusal = true;
+        self
     }
 
     /// With `Authorization: Bearer` and that token. One that cannot stand in a field is left out, and so refused by
@@ -123,6 +157,18 @@ impl Ask {
         self.authorization = sensitive(&format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair)));
         self
     }
+}
+
+/// What an error answer says; nothing where it is longer than any such answer, or breaks off.
+async fn refusal(response: &mut reqwest::Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        if body.len() + chunk.len() > REFUSAL_BYTES_MAX {
+            return Vec::new();
+        }
+        body.extend_from_slice(&chunk);
+    }
+    body
 }
 
 fn sensitive(value: &str) -> Option<HeaderValue> {
@@ -150,7 +196,15 @@ pub(crate) enum FetchError {
         source: reqwest::Error,
     },
     #[error("{host} answered with status {status}, expected 200")]
-    Status { host: String, status: u16, retry_after: Option<Duration> },
+    Status {
+        host: String,
+        status: u16,
+        retry_after: Option<Duration>,
+        /// What it said, where the request asked for that; never shown as it is.
+        body: Vec<u8>,
+    },
+    #[error("{host} redirects to another origin or too often (status {status}), which is not followed")]
+    Redirect { host: String, status: u16 },
     #[error("{host} answered with more than {bytes_max} bytes")]
     TooLarge { host: String, bytes_max: usize },
 }
@@ -184,7 +238,7 @@ pub(crate) fn host_of(url: &Url) -> String {
 }
 
 /// What can be told from the URL alone; names are told by [`PublicResolver`], which an address in the URL never meets.
-fn check_url(url: &Url, insecure: bool) -> Result<(), FetchError> {
+pub(crate) fn check_url(url: &Url, insecure: bool) -> Result<(), FetchError> {
     let host = host_of(url);
     if !url.username().is_empty() || url.password().is_some() {
         return Err(FetchError::UserInfo { host });
@@ -199,6 +253,32 @@ fn check_url(url: &Url, insecure: bool) -> Result<(), FetchError> {
         None => false,
     };
     if public || insecure { Ok(()) } else { Err(FetchError::Address { host }) }
+}
+
+/// Same scheme, host and port (RFC 6454), at most [`REDIRECTS_MAX`] times, and never to a URL with credentials in it.
+fn within_origin(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
+    let next = attempt.url();
+    let same = attempt.previous().first().is_some_and(|first| first.origin() == next.origin());
+    let plain = next.username().is_empty() && next.password().is_none();
+    if same && plain && attempt.previous().len() <= REDIRECTS_MAX { attempt.follow() } else { attempt.stop() }
+}
+
+/// Resolves the proxy's name, to any address: the operator named it. Other names are the proxy's to resolve.
+struct ProxyResolver {
+    only: String,
+}
+
+impl Resolve for ProxyResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let known = name.as_str().eq_ignore_ascii_case(&self.only);
+        Box::pin(async move {
+            if !known {
+                return Err("only the proxy may resolve this name".into());
+            }
+            let resolved: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            Ok(Box::new(resolved.into_iter()) as Addrs)
+        })
+    }
 }
 
 /// Resolves names to public addresses only. The connection goes to the very addresses that were checked, so a name that
@@ -277,11 +357,17 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(value.trim().parse().unwrap_or(60)))
 }
 
+/// Error answers of APIs have some hundred bytes; a proxy's page may have some thousand, and says nothing to us.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
+
 /// A TCP and TLS handshake across the world takes under a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// From connecting to the last byte: a server that drips is as good as down.
-const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A slash added, a tenant's name made canonical: one is common, two are rare.
+const REDIRECTS_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -353,6 +439,13 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_is_private_resolves_to_nothing() {
         assert!(PublicResolver.resolve("localhost".parse().unwrap()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn behind_a_proxy_no_name_but_its_own_is_resolved() {
+        let resolver = ProxyResolver { only: "localhost".to_owned() };
+        assert!(resolver.resolve("LOCALHOST".parse().unwrap()).await.is_ok());
+        assert!(resolver.resolve("ip6-localhost".parse().unwrap()).await.is_err());
     }
 
     #[test]

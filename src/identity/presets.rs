@@ -15,6 +15,8 @@ pub struct Preset {
     pub tokens: TokenUse,
     /// Other values of `iss`: each goes with the issuer that stands before it, and with no other.
     pub aliases: &'static [(&'static str, &'static str)],
+    /// Hosts where the provider keeps its key sets, besides the issuer's own.
+    pub key_hosts: Vec<String>,
 }
 
 /// The preset of that name, `None` where there is none.
@@ -40,6 +42,7 @@ pub fn preset(name: &str) -> Option<Preset> {
             .collect::<Option<Vec<_>>>()?,
         tokens: row.tokens,
         aliases: row.aliases,
+        key_hosts: row.key_hosts.iter().map(|host| (*host).to_owned()).collect(),
     })
 }
 
@@ -56,6 +59,7 @@ struct Row {
     require: &'static [(&'static str, &'static str)],
     tokens: TokenUse,
     aliases: &'static [(&'static str, &'static str)],
+    key_hosts: &'static [&'static str],
 }
 
 /// RFC 7519 and RFC 9068 names, and the ones several providers share.
@@ -69,6 +73,7 @@ const GENERIC: Row = Row {
     require: &[],
     tokens: TokenUse::Access,
     aliases: &[],
+    key_hosts: &[],
 };
 
 const ROWS: [Row; 7] = [
@@ -77,6 +82,7 @@ const ROWS: [Row; 7] = [
     Row { name: "okta", scopes: &["scp"], client_id: &["cid"], ..GENERIC },
     // Access tokens are opaque, so these are ID tokens. There is no groups claim at all; restrict the domain with
     // `require: { hd: … }`. A token whose address is not verified has no user.
+    // Keys are not on the issuer's host.
     Row {
         name: "google",
         user: "email",
@@ -85,16 +91,19 @@ const ROWS: [Row; 7] = [
         client_id: &["azp"],
         tokens: TokenUse::Id,
         aliases: &[("https://accounts.google.com", "accounts.google.com")],
+        key_hosts: &["www.googleapis.com"],
         ..GENERIC
     },
     // `oid` is the one name of a user that never changes and is the same for every application: `sub` differs by
-    // application, and `preferred_username` can be given to somebody else. Groups are GUIDs; `appid` is of version 1.
+    // application, and `preferred_username` can be given to somebody else. Groups are GUIDs; `appid` is of version 1,
+    // whose issuer `sts.windows.net` has its keys with the others.
     Row {
         name: "entra",
         user: "oid",
         groups: &["groups", "roles"],
         scopes: &["scp"],
         client_id: &["azp", "appid"],
+        key_hosts: &["login.microsoftonline.com", "login.windows.net"],
         ..GENERIC
     },
     // Roles of a client are named `CLIENT:ROLE`; `groups` is there by a mapper, as `/full/path`.

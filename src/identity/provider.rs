@@ -1,31 +1,104 @@
 //! What an OpenID provider publishes: its discovery document and, through it, its key set.
 
 use openidconnect::core::CoreProviderMetadata;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::json;
 use super::keys::{self, KeySetError};
-use super::outbound::{Ask, Client, FetchError, Fetched, host_of};
+use super::outbound::{self, Ask, Client, FetchError, Fetched, host_of};
 
-/// Reads the discovery document (OpenID Connect Discovery 1.0, section 4) of the issuer at `issuer_url` and gives its
-/// `jwks_uri`. `issuer` is what the document must call itself, byte for byte (section 4.3).
-pub(crate) async fn discover(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Url, ProviderError> {
+/// An issuer as its provider is asked about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// What the discovery document must call itself, byte for byte (OpenID Connect Discovery 1.0, section 4.3).
+    pub(crate) issuer: String,
+    /// The same as a URL, to fetch from.
+    pub(crate) issuer_url: Url,
+    /// Where the key set may be, besides the issuer's own host.
+    pub(crate) key_hosts: Vec<String>,
+    /// Whether `http` and private addresses are allowed.
+    pub(crate) insecure: bool,
+}
+
+impl Place {
+    /// Whether keys may be fetched from there.
+    ///
+    /// Whoever can write the issuer's discovery document could as well write its keys, but for one case: a document
+    /// that is made from parts (a tenant's own branding, a proxy's host name) and names a host nobody meant.
+    pub(crate) fn allows(&self, jwks_uri: &Url) -> Result<(), ProviderError> {
+        outbound::check_url(jwks_uri, self.insecure)?;
+        let own = jwks_uri.host() == self.issuer_url.host();
+        // A URL's host is in lower case already.
+        let named = jwks_uri.host_str().is_some_and(|host| self.key_hosts.iter().any(|known| known == host));
+        if own || named { Ok(()) } else { Err(ProviderError::KeyHost { host: host_of(jwks_uri) }) }
+    }
+}
+
+/// Reads the discovery document (OpenID Connect Discovery 1.0, section 4) and gives its `jwks_uri`. What it says of
+/// algorithms is not looked at: which are allowed is the config's to say.
+pub(crate) async fn discover(client: &Client, place: &Place) -> Result<Url, ProviderError> {
+    let Document { members, host } = document(client, &place.issuer_url, &place.issuer).await?;
+    let unreadable = |source| ProviderError::Discovery { host, source };
+    let metadata: CoreProviderMetadata = serde_json::from_value(Value::Object(members)).map_err(unreadable)?;
+    let jwks_uri = metadata.jwks_uri().url();
+    place.allows(jwks_uri)?;
+    Ok(jwks_uri.clone())
+}
+
+/// Where an issuer can be asked about its tokens and their owners.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Endpoints {
+    /// `introspection_endpoint` (RFC 8414, section 2).
+    pub(crate) introspection: Option<Url>,
+    /// `userinfo_endpoint` (OpenID Connect Discovery 1.0, section 3).
+    pub(crate) userinfo: Option<Url>,
+}
+
+/// Reads the discovery document for [`Endpoints`]. It need not have anything else: an issuer without keys has none to
+/// name.
+pub(crate) async fn endpoints(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Endpoints, ProviderError> {
+    let Document { members, host } = document(client, issuer_url, issuer).await?;
+    let endpoint = |name: &str| {
+        let url = match members.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) => Url::parse(text).ok(),
+            Some(_) => None,
+        };
+        let wrong = || serde::de::Error::custom(format!("{name} is not a URL"));
+        url.map(Some).ok_or_else(|| ProviderError::Discovery { host: host.clone(), source: wrong() })
+    };
+    Ok(Endpoints { introspection: endpoint("introspection_endpoint")?, userinfo: endpoint("userinfo_endpoint")? })
+}
+
+/// A discovery document that is the issuer's own.
+struct Document {
+    members: Map<String, Value>,
+    host: String,
+}
+
+async fn document(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Document, ProviderError> {
     let mut url = issuer_url.clone();
     // Section 4.1: a terminating slash of the issuer is removed first.
     url.set_path(&format!("{}/.well-known/openid-configuration", issuer_url.path().trim_end_matches('/')));
     let host = host_of(&url);
-    let document = fetch(client, url).await?;
-    let unreadable = |source| ProviderError::Discovery { host: host.clone(), source };
-    let document = json::object(&document.body).map_err(unreadable)?;
-    let document: CoreProviderMetadata = serde_json::from_value(Value::Object(document)).map_err(unreadable)?;
-    if document.issuer().as_str() != issuer {
-        let found = document.issuer().as_str().chars().take(200).collect();
+    let fetched = fetch(client, url).await?;
+    let members = match json::object(&fetched.body) {
+        Ok(members) => members,
+        Err(source) => return Err(ProviderError::Discovery { host, source }),
+    };
+    let found = match members.get("issuer") {
+        Some(Value::String(found)) => found,
+        _ => {
+            let source = serde::de::Error::custom("it names no issuer");
+            return Err(ProviderError::Discovery { host, source });
+        }
+    };
+    if found != issuer {
+        let found = found.chars().take(200).collect();
         return Err(ProviderError::IssuerMismatch { host, expected: issuer.to_owned(), found });
     }
-    // Another host than the issuer's is fine (Google's keys are on googleapis.com): whoever can write the document for
-    // this issuer over TLS could as well write the keys. The client checks that the URL is one that we may ask.
-    Ok(document.jwks_uri().url().clone())
+    Ok(Document { members, host })
 }
 
 /// GETs a document of at most 512 KiB.
@@ -47,6 +120,8 @@ pub(crate) enum ProviderError {
     },
     #[error("the discovery document of {host} is for issuer {found:?}, expected exactly {expected:?}")]
     IssuerMismatch { host: String, expected: String, found: String },
+    #[error("the key set is said to be at {host}, which is neither the issuer's host nor in \"key_hosts\"")]
+    KeyHost { host: String },
     #[error("{host} answered with a key set that is of no use")]
     Keys {
         host: String,
@@ -58,6 +133,12 @@ pub(crate) enum ProviderError {
 }
 
 impl ProviderError {
+    /// Whether the provider published a key set in good order that has no usable key. Anything else that goes wrong says
+    /// nothing about its keys.
+    pub(crate) fn says_there_is_no_key(&self) -> bool {
+        matches!(self, ProviderError::Keys { source: KeySetError::NoneUsable(_), .. })
+    }
+
     /// How long the provider asked us to stay away.
     pub(crate) fn retry_after(&self) -> Option<std::time::Duration> {
         match self {
@@ -65,41 +146,4 @@ impl ProviderError {
             _ => None,
         }
     }
-}
-
-/// Where an issuer can be asked about its tokens and their owners.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Endpoints {
-    /// `introspection_endpoint` (RFC 8414, section 2).
-    pub(crate) introspection: Option<Url>,
-    /// `userinfo_endpoint` (OpenID Connect Discovery 1.0, section 3).
-    pub(crate) userinfo: Option<Url>,
-}
-
-/// Reads the issuer's discovery document for [`Endpoints`]; as strict about whose it is as [`discover`].
-pub(crate) async fn endpoints(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Endpoints, ProviderError> {
-    let mut url = issuer_url.clone();
-    url.set_path(&format!("{}/.well-known/openid-configuration", issuer_url.path().trim_end_matches('/')));
-    let host = host_of(&url);
-    let fetched = fetch(client, url).await?;
-    let unreadable = |source| ProviderError::Discovery { host: host.clone(), source };
-    let document = json::object(&fetched.body).map_err(unreadable)?;
-    let text = |name: &str| match document.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.as_str())),
-        Some(_) => Err(unreadable(serde::de::Error::custom(format!("{name} is not a string")))),
-    };
-    let found = text("issuer")?.unwrap_or_default();
-    if found != issuer {
-        let found = found.chars().take(200).collect();
-        return Err(ProviderError::IssuerMismatch { host: host.clone(), expected: issuer.to_owned(), found });
-    }
-    let url = |name: &str| match text(name)? {
-        None => Ok(None),
-        Some(text) => match Url::parse(text) {
-            Ok(url) => Ok(Some(url)),
-            Err(_) => Err(unreadable(serde::de::Error::custom(format!("{name} is not a URL")))),
-        },
-    };
-    Ok(Endpoints { introspection: url("introspection_endpoint")?, userinfo: url("userinfo_endpoint")? })
 }

@@ -25,7 +25,7 @@ pub enum Rejection {
     IssuerUnknown,
     /// No key of the issuer fits the token's `kid`.
     KeyUnknown,
-    /// The issuer's keys were never fetched. Ours, not the caller's.
+    /// The issuer has no keys: they were never fetched, or have ended. Ours, not the caller's.
     NoKeys,
     /// The signature is not by that key.
     SignatureInvalid,

@@ -1,11 +1,15 @@
 //! What an issuer is allowed to prove, as checked by `config`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use url::Url;
 
 pub use super::claim_path::{ClaimPath, ClaimPattern};
+use super::directory::DirectorySettings;
 use crate::secret::Secret;
 
 /// Everything `identity` needs to know, besides the groups.
@@ -13,8 +17,12 @@ use crate::secret::Secret;
 pub struct Settings {
     /// The issuers, in the config's order.
     pub issuers: Vec<IssuerSettings>,
+    /// Where groups come from that are not in a token, in the config's order.
+    pub directories: Vec<DirectorySettings>,
     /// The verified-token cache.
     pub cache: CacheSettings,
+    /// A folder for what should outlive the process: each issuer's last key set, for a start without its provider.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Bounds of the verified-token cache.
@@ -52,6 +60,10 @@ pub struct IssuerSettings {
     pub clients: Vec<String>,
     /// Where its keys come from.
     pub keys: KeyOrigin,
+    /// Hosts where its key set may be, besides the issuer's own.
+    pub key_hosts: Vec<String>,
+    /// How old fetched keys may become while the provider cannot be asked.
+    pub key_age_max: Duration,
     /// How its provider is asked.
     pub outbound: OutboundSettings,
     /// How it is asked about tokens that are no JWTs; `None` where it is not.
@@ -66,8 +78,24 @@ pub struct IssuerSettings {
     pub required_claims: Vec<ClaimPath>,
     /// What of a group's name counts.
     pub group_form: GroupForm,
+    /// The directories that know its users' groups, by the config's names for them.
+    pub groups_from: Vec<Arc<str>>,
     /// Clock skew allowed at `exp`, `nbf` and `iat`; at most 300 s.
     pub leeway: Duration,
+}
+
+impl IssuerSettings {
+    /// Whether the keys of both are the same: fetched from the same place, in the same way, under the same name. What
+    /// else a reload changes, a leeway say, must not cost an issuer its keys while its provider is down.
+    pub(crate) fn has_keys_as(&self, other: &IssuerSettings) -> bool {
+        self.name == other.name
+            && self.issuer == other.issuer
+            && self.keys == other.keys
+            && self.key_hosts == other.key_hosts
+            && self.key_age_max == other.key_age_max
+            && self.outbound == other.outbound
+            && self.algorithms == other.algorithms
+    }
 }
 
 /// How a provider or a directory may be asked over HTTP.
@@ -75,6 +103,68 @@ pub struct IssuerSettings {
 pub struct OutboundSettings {
     /// Allows `http://` and private addresses, for a provider on loopback.
     pub insecure: bool,
+    /// Whose certificates count, in place of the system's roots.
+    pub roots: Option<Roots>,
+    /// Through which everything goes. None is ever taken from the environment.
+    pub proxy: Option<ProxySettings>,
+}
+
+/// An HTTP proxy (RFC 9110, section 9.3.6: it is sent CONNECT for https, and the request itself for http).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// `http` or `https`, a host and a port; no credentials.
+    pub url: Url,
+    /// User name and password, for HTTP Basic.
+    pub credentials: Option<(String, Secret)>,
+}
+
+/// Certificates of authorities, at least one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Roots(Arc<[CertificateDer<'static>]>);
+
+impl Roots {
+    /// Reads all certificates of a PEM text (RFC 7468), passing over what else is in it. Each must be one that TLS can
+    /// start from.
+    pub fn parse(pem: &[u8]) -> Result<Roots, RootsError> {
+        let mut read: Vec<CertificateDer<'static>> = Vec::new();
+        let mut store = rustls::RootCertStore::empty();
+        for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+            let certificate = certificate.map_err(|error| RootsError::Pem(error.to_string()))?;
+            store.add(certificate.clone()).map_err(|source| RootsError::Certificate { number: index + 1, source })?;
+            read.push(certificate);
+        }
+        if read.is_empty() { Err(RootsError::None) } else { Ok(Roots(read.into())) }
+    }
+
+    /// Each in DER.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+}
+
+impl std::fmt::Debug for Roots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Roots({} certificates)", self.0.len())
+    }
+}
+
+/// Why a text gives no roots.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// There is no certificate in it.
+    #[error("there is no certificate in it")]
+    None,
+    /// Not PEM.
+    #[error("it is not PEM: {0}")]
+    Pem(String),
+    /// One that nothing can be verified with.
+    #[error("certificate {number} in it is of no use: {source}")]
+    Certificate {
+        /// Counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
 }
 
 /// How an issuer is asked about its opaque tokens (RFC 7662).
@@ -254,4 +344,28 @@ pub struct ClaimMap {
     pub client_id: Vec<ClaimPath>,
     /// What stands for `aud` (Cognito's access tokens have `client_id` in its place).
     pub audience: Vec<ClaimPath>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_whole_certificates_or_an_error() {
+        let good = std::fs::read_to_string("tests/config/good/ca.pem").unwrap();
+        let roots = Roots::parse(format!("an authority\n{good}{good}").as_bytes()).unwrap();
+        assert_eq!((roots.certificates().count(), &*format!("{roots:?}")), (2, "Roots(2 certificates)"));
+        let cut = good.replace("-----END", "AAAA\n-----EN");
+        let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (text, expected) in [
+            ("", "no certificate"),
+            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "no certificate"),
+            (&cut, "not PEM"),
+            (nonsense, "certificate 1"),
+            (&format!("{good}{nonsense}"), "certificate 2"),
+        ] {
+            let error = Roots::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
 }

@@ -3,9 +3,16 @@
 //!
 //! The request path reads a pointer and, at worst, leaves a note for the task; it never fetches. Who waits for the note
 //! to be answered waits outside, with a deadline of its own.
+//!
+//! Four clocks run. A key that a newer set lacks lingers for five minutes, since the machines of one provider disagree for
+//! a while ([`Pace::linger`]); with a set fetched each five minutes at the latest a key that was withdrawn is out of use
+//! after ten. A set in good order without a usable key ends all keys when it is seen again a minute later
+//! ([`Pace::confirm`]). Keys that could not be fetched anew for `key_age_max` end too. A copy on disk starts an agent
+//! whose provider is down if it is a day old at most.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,10 +25,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
-use super::keys::{self, KeySet, KeySetError, Skipped};
+use super::keep::{CopyFile, KeptKeys};
+use super::keys::{self, Key, KeySet, KeySetError, Skipped};
 use super::outbound::{self, Client, chain};
-use super::provider::{self, ProviderError};
+use super::provider::{self, Place, ProviderError};
 use super::settings::{Algorithm, IssuerSettings, KeyOrigin, OutboundSettings};
+use super::skew::Skew;
+use super::unknown::UnknownKids;
 use crate::clock::{Clock, Now};
 
 /// An issuer's keys. Dropping it ends its task.
@@ -38,6 +48,8 @@ struct State {
     discovery: Option<Discovery>,
     keys: ArcSwapOption<KeySet>,
     gate: Mutex<Gate>,
+    unknown: UnknownKids,
+    skew: Skew,
     /// Wakes the task; `Gate::asked` says whether there is reason to.
     asked: Notify,
     /// How many attempts have ended.
@@ -46,10 +58,11 @@ struct State {
 }
 
 struct Discovery {
-    issuer_url: Url,
-    issuer: String,
+    place: Place,
     outbound: OutboundSettings,
     algorithms: Vec<Algorithm>,
+    age_max: Duration,
+    copy: Option<CopyFile>,
 }
 
 /// What decides whether a fetch may start now, and what became of the past ones.
@@ -66,12 +79,39 @@ struct Gate {
     /// Where the keys were last time, so that an ask costs the provider one request.
     jwks_uri: Option<Url>,
     /// When the present keys were fetched.
-    fetched_at: Option<Instant>,
+    fetched: Option<Fetched>,
     attempts: u64,
     failures: u64,
     /// The last attempt failed, which has been logged.
     down: bool,
     last_error: Option<String>,
+}
+
+/// When a key set was fetched: so much before an instant, which may lie before this process.
+#[derive(Clone, Copy)]
+struct Fetched {
+    noted: Instant,
+    before: Duration,
+}
+
+impl Fetched {
+    fn age(&self, now: Now) -> Duration {
+        now.instant().saturating_duration_since(self.noted).saturating_add(self.before)
+    }
+}
+
+/// What the task knows from one attempt to the next.
+#[derive(Default)]
+struct Course {
+    failures_in_a_row: u32,
+    /// Keys that the newest set lacks, and until when they count.
+    missing: Vec<(Arc<Key>, Instant)>,
+    /// When the provider first said that there is no usable key, if it has not said otherwise since.
+    said_none: Option<Instant>,
+    /// That the keys are old has been logged.
+    told_old: bool,
+    /// The copy was looked for; it is for the start only.
+    started: bool,
 }
 
 /// How often things happen. Tests bring their own.
@@ -85,6 +125,14 @@ pub(crate) struct Pace {
     pub(crate) refresh_max: Duration,
     /// At most one fetch is asked for in this time, however it ends.
     pub(crate) cooldown: Duration,
+    /// For so long a name that was asked for is not asked for again.
+    pub(crate) unknown: Duration,
+    /// For so long a key counts that a newer set lacks.
+    pub(crate) linger: Duration,
+    /// The time between two answers without a usable key that end all keys.
+    pub(crate) confirm: Duration,
+    /// A fetch takes so long at most.
+    pub(crate) fetch_max: Duration,
 }
 
 impl Pace {
@@ -92,9 +140,14 @@ impl Pace {
         backoff_first: Duration::from_secs(1),
         backoff_max: Duration::from_secs(60),
         refresh_min: Duration::from_secs(60),
-        // A key that the issuer has withdrawn is out of use after this.
-        refresh_max: Duration::from_secs(600),
+        // With `linger` ten minutes, after which a key that the issuer has withdrawn is out of use.
+        refresh_max: Duration::from_secs(300),
         cooldown: Duration::from_secs(30),
+        // Twice the cooldown, so that one client with a token of long ago does not use up every ask that there is.
+        unknown: Duration::from_secs(60),
+        linger: Duration::from_secs(300),
+        confirm: Duration::from_secs(60),
+        fetch_max: outbound::TOTAL_TIMEOUT,
     };
 }
 
@@ -135,11 +188,20 @@ pub struct IssuerStatus {
     pub failures: u64,
     /// Why the last attempt failed; `None` after a success. Names hosts, holds no secret.
     pub last_error: Option<String>,
+    /// The largest `iat` less now, in seconds, of tokens with a good signature in the last ten to twenty minutes; `None`
+    /// where none had an `iat`. Above 0 the provider's clock is ahead of ours; far below 0 while new tokens come in, it is
+    /// behind.
+    pub iat_skew_s: Option<i64>,
 }
 
 impl KeySource {
-    /// Pinned keys are read here, and must be good; others come with [`KeySource::spawn`].
-    pub(crate) fn new(settings: &IssuerSettings, pace: Pace) -> Result<KeySource, KeySetError> {
+    /// Pinned keys are read here, and must be good; others come with [`KeySource::spawn`]. `state_dir` is where a copy of
+    /// fetched keys is kept.
+    pub(crate) fn new(
+        settings: &IssuerSettings,
+        state_dir: Option<&Path>,
+        pace: Pace,
+    ) -> Result<KeySource, KeySetError> {
         let (keys, discovery) = match &settings.keys {
             KeyOrigin::Pinned { jwks } => {
                 let (keys, skipped) = KeySet::parse(jwks, &settings.algorithms)?;
@@ -148,10 +210,16 @@ impl KeySource {
             }
             KeyOrigin::Discovery { issuer } => {
                 let discovery = Discovery {
-                    issuer_url: issuer.clone(),
-                    issuer: settings.issuer.clone(),
+                    place: Place {
+                        issuer: settings.issuer.clone(),
+                        issuer_url: issuer.clone(),
+                        key_hosts: settings.key_hosts.clone(),
+                        insecure: settings.outbound.insecure,
+                    },
                     outbound: settings.outbound.clone(),
                     algorithms: settings.algorithms.clone(),
+                    age_max: settings.key_age_max,
+                    copy: state_dir.map(|state_dir| CopyFile::of(state_dir, &settings.name)),
                 };
                 (None, Some(discovery))
             }
@@ -162,6 +230,8 @@ impl KeySource {
             discovery,
             keys: ArcSwapOption::new(keys),
             gate: Mutex::default(),
+            unknown: UnknownKids::new(),
+            skew: Skew::default(),
             asked: Notify::new(),
             ended: watch::Sender::new(0),
             pace,
@@ -194,21 +264,34 @@ impl KeySource {
 
     /// Says that a token named a key which is not in the present set. `None` where that changes nothing now: pinned
     /// keys, no task, or a fetch was asked for a moment ago. However many ask, one fetch answers all.
-    pub(crate) fn ask(&self, now: Now) -> Option<KeyWait> {
+    pub(crate) fn ask(&self, kid: Option<&str>, now: Now) -> Option<KeyWait> {
         let mut gate = self.state.gate.lock();
         if !gate.running {
             return None;
         }
         if !gate.in_flight {
-            if gate.closed_until.is_some_and(|until| now.instant() < until) {
+            if gate.closed_until.is_some_and(|until| now.instant() < until)
+                || kid.is_some_and(|kid| self.state.unknown.contains(kid, now))
+            {
                 return None;
             }
-            // The attempt closes the gate, not its success: a provider that is down is not asked more often.
-            gate.closed_until = now.instant().checked_add(self.state.pace.cooldown);
+            // The attempt closes the gate, not its success: a provider that is down is not asked more often. A time that
+            // cannot be written down closes it for good.
+            gate.closed_until = Some(now.instant().checked_add(self.state.pace.cooldown)?);
             (gate.in_flight, gate.asked) = (true, true);
             self.state.asked.notify_one();
         }
+        // Only what is asked for before the fetch begins is answered by it: an answer that was on its way already may
+        // be older than the key.
+        if let Some(kid) = kid.filter(|_| gate.asked) {
+            self.state.unknown.note(kid, self.state.pace.unknown, now);
+        }
         Some(self.state.wait())
+    }
+
+    /// Notes when a token with a good signature was issued.
+    pub(crate) fn issued(&self, iat_s: f64, now: Now) {
+        self.state.skew.note(iat_s, now);
     }
 
     /// Waits for the attempt that is under way, if there is one, without asking for any.
@@ -235,10 +318,11 @@ impl KeySource {
             has_keys: keys > 0,
             keys,
             pinned: self.state.discovery.is_none(),
-            age_s: gate.fetched_at.map(|at| now.instant().saturating_duration_since(at).as_secs()),
+            age_s: gate.fetched.map(|fetched| fetched.age(now).as_secs()),
             fetches: gate.attempts,
             failures: gate.failures,
             last_error: gate.last_error.clone(),
+            iat_skew_s: self.state.skew.largest(now),
         }
     }
 }
@@ -262,26 +346,32 @@ impl State {
     }
 
     /// Takes over what an attempt brought, and gives the time until the next.
-    fn conclude(&self, outcome: Result<NewKeys, ProviderError>, failures_in_a_row: u32, now: Now) -> Duration {
+    fn conclude(&self, course: &mut Course, outcome: Result<NewKeys, ProviderError>, now: Now) -> Duration {
         match outcome {
             Ok(new) => {
-                self.replace(new.keys, &new.host, &new.skipped);
+                (course.failures_in_a_row, course.said_none, course.told_old) = (0, None, false);
+                self.replace(course, new.keys, &new.host, &new.skipped, now);
                 let was_down = self.end_attempt(|gate| {
-                    (gate.jwks_uri, gate.fetched_at) = (Some(new.jwks_uri), Some(now.instant()));
+                    let fetched = Fetched { noted: now.instant(), before: Duration::ZERO };
+                    (gate.jwks_uri, gate.fetched) = (Some(new.jwks_uri), Some(fetched));
                     gate.last_error = None;
                     std::mem::take(&mut gate.down)
                 });
                 if was_down {
                     tracing::info!(issuer = &*self.name, host = new.host, "keys can be fetched again");
                 }
-                let refresh = new.max_age.unwrap_or(self.pace.refresh_max);
-                let refresh = refresh.clamp(self.pace.refresh_min, self.pace.refresh_max);
-                // Up to a tenth earlier, so that agents started together do not stay together.
-                refresh.mul_f64(1.0 - random_unit() / 10.0).max(self.pace.refresh_min)
+                refresh_after(new.max_age, self.pace, random_unit())
             }
             Err(error) => {
+                course.failures_in_a_row = course.failures_in_a_row.saturating_add(1);
                 let retry_after = error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX);
                 let chain = chain(&error);
+                if error.says_there_is_no_key() {
+                    self.heed_none(course, now);
+                }
+                self.end_overdue(course, now);
+                // It answered nobody.
+                self.unknown.forget();
                 let was_down = self.end_attempt(|gate| {
                     gate.failures += 1;
                     gate.last_error = Some(chain.clone());
@@ -300,11 +390,61 @@ impl State {
                         "keys cannot be fetched"
                     );
                 }
-                let doublings = failures_in_a_row.saturating_sub(1).min(16);
+                let doublings = course.failures_in_a_row.saturating_sub(1).min(16);
                 let backoff = self.pace.backoff_first.saturating_mul(1 << doublings).min(self.pace.backoff_max);
                 backoff.mul_f64(0.5 + random_unit() / 2.0).max(retry_after)
             }
         }
+    }
+
+    /// The provider says, in good order, that it has no usable key. One of its machines may be at fault, so it must say
+    /// so twice.
+    fn heed_none(&self, course: &mut Course, now: Now) {
+        let first = *course.said_none.get_or_insert(now.instant());
+        if now.instant().saturating_duration_since(first) >= self.pace.confirm {
+            self.end_all(course, "the provider says that there are none");
+        }
+    }
+
+    /// Ends what has outlived its time: keys that lingered, and all of them where nobody has vouched for them for too
+    /// long.
+    fn end_overdue(&self, course: &mut Course, now: Now) {
+        let Some(keys) = self.keys.load_full() else { return };
+        let age = self.age(now);
+        if self.discovery.as_ref().is_some_and(|discovery| age >= discovery.age_max) {
+            return self.end_all(course, "nobody has vouched for them for too long");
+        }
+        if age >= OLD && !std::mem::replace(&mut course.told_old, true) {
+            tracing::warn!(issuer = &*self.name, age_s = age.as_secs(), "the keys are old: none can be withdrawn");
+        }
+        let before = course.missing.len();
+        course.missing.retain(|(_, until)| now.instant() < *until);
+        if course.missing.len() < before {
+            let lingers = |key: &Arc<Key>| course.missing.iter().any(|(known, _)| Arc::ptr_eq(known, key));
+            let fewer = Arc::new(keys.with_lingering(lingers));
+            self.keys.store(Some(Arc::clone(&fewer)));
+            fewer.retire_missing(&keys);
+        }
+    }
+
+    fn end_all(&self, course: &mut Course, why: &'static str) {
+        let Some(keys) = self.keys.swap(None) else { return };
+        keys.retire();
+        course.missing.clear();
+        self.gate.lock().fetched = None;
+        tracing::error!(issuer = &*self.name, why, "the keys are out of use");
+    }
+
+    /// The time until something is overdue.
+    fn overdue_in(&self, course: &Course, now: Now) -> Option<Duration> {
+        let lingering = course.missing.iter().map(|(_, until)| until.saturating_duration_since(now.instant())).min();
+        let all = self.keys.load().as_ref().and(self.discovery.as_ref());
+        let all = all.map(|discovery| discovery.age_max.saturating_sub(self.age(now)));
+        [lingering, all].into_iter().flatten().min()
+    }
+
+    fn age(&self, now: Now) -> Duration {
+        self.gate.lock().fetched.map(|fetched| fetched.age(now)).unwrap_or_default()
     }
 
     /// Who is told that the attempt has ended must find its result, so the count moves last, and under the gate.
@@ -318,20 +458,85 @@ impl State {
     }
 
     /// Puts a set in place of the present one. Keys that are in both keep their record, so that cached tokens stay
-    /// verified; the others end.
-    fn replace(&self, keys: KeySet, host: &str, skipped: &[Skipped]) {
-        let old = self.keys.load_full();
-        let keys = match &old {
-            Some(old) => keys.succeeding(old),
-            None => keys,
+    /// verified; those that are missing linger, unless their name is another key's now; the others end.
+    fn replace(&self, course: &mut Course, keys: KeySet, host: &str, skipped: &[Skipped], now: Now) {
+        let Some(old) = self.keys.load_full() else {
+            log_keys(&self.name, host, &keys, skipped);
+            self.keys.store(Some(Arc::new(keys)));
+            return;
         };
-        if old.as_ref().is_none_or(|old| !old.same_keys(&keys)) {
+        let keys = keys.succeeding(&old);
+        // Counted from when a set had the key, which is long ago after an outage.
+        let longest = (self.pace.refresh_max + self.pace.linger).saturating_sub(self.age(now)).min(self.pace.linger);
+        let until = |key: &Arc<Key>| {
+            let known = course.missing.iter().find(|(known, _)| Arc::ptr_eq(known, key));
+            known.map_or(now.instant() + longest, |(_, until)| *until)
+        };
+        let missing = keys.missing_from(&old).map(|key| (Arc::clone(key), until(key)));
+        let missing: Vec<_> = missing.filter(|(_, until)| now.instant() < *until).collect();
+        let replaced = keys.replaced_in(&old);
+        if !replaced.is_empty() {
+            tracing::warn!(issuer = &*self.name, host, kids = ?replaced, "another key has the same name: the newer one counts");
+        }
+        let keys = keys.joined_by(missing.iter().map(|(key, _)| Arc::clone(key)));
+        if !keys.all_in(&old) {
             log_keys(&self.name, host, &keys, skipped);
         }
+        course.missing = missing;
         let keys = Arc::new(keys);
         self.keys.store(Some(Arc::clone(&keys)));
-        if let Some(old) = old {
-            keys.retire_missing(&old);
+        keys.retire_missing(&old);
+    }
+
+    /// At the start, where the provider does not answer: the keys as they were fetched before, if that is not long ago
+    /// and the config still means the same place.
+    async fn start_from_copy(&self, discovery: &Discovery, found: Option<&Url>, now: Now) {
+        let Some(copy) = discovery.copy.clone() else { return };
+        let algorithms = discovery.algorithms.clone();
+        let read = blocking(move || {
+            let Some(kept) = copy.load().map_err(|error| chain(&error))? else { return Ok(None) };
+            let parsed = KeySet::parse(kept.jwks.as_bytes(), &algorithms).map_err(|error| chain(&error))?;
+            Ok::<_, String>(Some((kept, parsed)))
+        });
+        let read = read.await.unwrap_or_else(|error| Err(chain(&error)));
+        let passed_over = |why: String| tracing::warn!(issuer = &*self.name, why, "the kept keys are passed over");
+        let (kept, (keys, skipped)) = match read {
+            Ok(Some(read)) => read,
+            Ok(None) => return,
+            Err(why) => return passed_over(why),
+        };
+        let age_s = now.unix_s().saturating_sub(kept.fetched_at_s);
+        let uri = Url::parse(&kept.jwks_uri).ok();
+        let uri = uri.filter(|uri| discovery.place.allows(uri).is_ok() && found.is_none_or(|found| found == uri));
+        let (Some(uri), true) = (uri, kept.issuer == discovery.place.issuer) else {
+            return passed_over("they are another issuer's, or from another place".to_owned());
+        };
+        let age_max = COPY_AGE_MAX.min(discovery.age_max);
+        let Some(age) = u64::try_from(age_s).ok().map(Duration::from_secs).filter(|age| *age <= age_max) else {
+            return passed_over(format!("they are {age_s} s old, expected 0 to {} s", age_max.as_secs()));
+        };
+        tracing::warn!(
+            issuer = &*self.name,
+            age_s,
+            keys = keys.len(),
+            "the provider does not answer: kept keys are used"
+        );
+        log_keys(&self.name, &outbound::host_of(&uri), &keys, &skipped);
+        self.keys.store(Some(Arc::new(keys)));
+        self.gate.lock().fetched = Some(Fetched { noted: now.instant(), before: age });
+    }
+
+    /// Keeps the set on disk, or keeps none, where a failure costs nothing but the next start.
+    async fn keep_copy(&self, copy: &CopyFile, kept: Option<KeptKeys>) {
+        let copy = copy.clone();
+        let done = blocking(move || match kept {
+            Some(kept) => copy.save(&kept),
+            None => copy.forget(),
+        });
+        if let Err(error) =
+            done.await.map_err(|error| chain(&error)).and_then(|done| done.map_err(|error| chain(&error)))
+        {
+            tracing::warn!(issuer = &*self.name, error, "the key set cannot be kept");
         }
     }
 }
@@ -339,6 +544,7 @@ impl State {
 struct NewKeys {
     keys: KeySet,
     skipped: Vec<Skipped>,
+    body: Vec<u8>,
     jwks_uri: Url,
     host: String,
     max_age: Option<Duration>,
@@ -347,22 +553,14 @@ struct NewKeys {
 /// The task: attempt, wait, again.
 async fn run(state: Arc<State>, clock: Clock, end: CancellationToken, stop: CancellationToken) {
     let Some(discovery) = &state.discovery else { return };
-    let mut failures_in_a_row = 0_u32;
     let work = async {
         loop {
-            let known = state.begin();
-            // A panic in a dependency must not leave the issuer without its task.
-            let outcome = AssertUnwindSafe(attempt(discovery, known)).catch_unwind().await;
-            let outcome = outcome.unwrap_or(Err(ProviderError::Broken));
-            failures_in_a_row = if outcome.is_ok() { 0 } else { failures_in_a_row.saturating_add(1) };
-            let delay = state.conclude(outcome, failures_in_a_row, clock.now());
-            let mut sleep = pin!(tokio::time::sleep(delay));
-            loop {
-                tokio::select! {
-                    () = &mut sleep => break,
-                    // A permit can outlive its reason, if the sleep ended just as somebody asked.
-                    () = state.asked.notified() => if state.gate.lock().asked { break },
-                }
+            // A panic must not leave the issuer without its task. What the task knew is gone with it: keys that were
+            // missing linger anew.
+            let ended = AssertUnwindSafe(keep_up(&state, discovery, &clock)).catch_unwind().await;
+            if ended.is_err() {
+                tracing::error!(issuer = &*state.name, "fetching keys panicked and begins anew: this is a bug");
+                tokio::time::sleep(state.pace.backoff_max).await;
             }
         }
     };
@@ -376,23 +574,86 @@ async fn run(state: Arc<State>, clock: Clock, end: CancellationToken, stop: Canc
     state.ended.send_modify(|ended| *ended += 1);
 }
 
-/// One attempt: the discovery document, unless `known` says where the keys are, then the key set.
-async fn attempt(discovery: &Discovery, known: Option<Url>) -> Result<NewKeys, ProviderError> {
+async fn keep_up(state: &State, discovery: &Discovery, clock: &Clock) {
+    let mut course = Course::default();
+    loop {
+        let known = state.begin();
+        let mut found = known.clone();
+        let attempted = AssertUnwindSafe(attempt(discovery, known, &mut found, state.pace.fetch_max)).catch_unwind();
+        let outcome = attempted.await.unwrap_or(Err(ProviderError::Broken));
+        let now = clock.now();
+        if outcome.is_err() && !course.started && state.keys.load().is_none() {
+            // Before the attempt ends: who waits for it finds them.
+            state.start_from_copy(discovery, found.as_ref(), now).await;
+        }
+        course.started = true;
+        let had_keys = state.keys.load().is_some();
+        let kept = outcome.as_ref().ok().map(|new| new.kept(&discovery.place.issuer, now));
+        let delay = state.conclude(&mut course, outcome, now);
+        let has_keys = state.keys.load().is_some();
+        if let Some(copy) = discovery.copy.as_ref().filter(|_| kept.is_some() || (had_keys && !has_keys)) {
+            state.keep_copy(copy, kept).await;
+        }
+        let mut sleep = pin!(tokio::time::sleep(delay));
+        loop {
+            // Where nothing can be overdue, as good as never.
+            let overdue_in = state.overdue_in(&course, clock.now()).unwrap_or(RETRY_AFTER_MAX);
+            tokio::select! {
+                () = &mut sleep => break,
+                // A permit can outlive its reason, if the sleep ended just as somebody asked.
+                () = state.asked.notified() => if state.gate.lock().asked { break },
+                () = tokio::time::sleep(overdue_in.max(state.pace.backoff_first)) => {
+                    state.end_overdue(&mut course, clock.now());
+                }
+            }
+        }
+    }
+}
+
+impl NewKeys {
+    fn kept(&self, issuer: &str, now: Now) -> KeptKeys {
+        KeptKeys {
+            issuer: issuer.to_owned(),
+            jwks_uri: self.jwks_uri.to_string(),
+            fetched_at_s: now.unix_s(),
+            // It was read as JSON, so it is UTF-8.
+            jwks: String::from_utf8_lossy(&self.body).into_owned(),
+        }
+    }
+}
+
+/// One attempt: the discovery document, unless `known` says where the keys are, then the key set. `found` is where it is
+/// said to be, also where it cannot be fetched.
+async fn attempt(
+    discovery: &Discovery,
+    known: Option<Url>,
+    found: &mut Option<Url>,
+    fetch_max: Duration,
+) -> Result<NewKeys, ProviderError> {
     let outbound = discovery.outbound.clone();
     // A new one each time costs nothing at one attempt a minute, keeps no connection open in between, and picks up
     // certificates that the operator has replaced.
-    let client = blocking(move || Client::new(&outbound)).await??;
+    let client = blocking(move || Client::within(&outbound, fetch_max)).await??;
     let jwks_uri = match known {
         Some(url) => url,
-        None => provider::discover(&client, &discovery.issuer_url, &discovery.issuer).await?,
+        None => provider::discover(&client, &discovery.place).await?,
     };
+    *found = Some(jwks_uri.clone());
     let fetched = provider::fetch(&client, jwks_uri.clone()).await?;
     let host = outbound::host_of(&jwks_uri);
     let algorithms = discovery.algorithms.clone();
+    let body = fetched.body;
     // 256 keys take milliseconds to check.
-    let parsed = blocking(move || KeySet::parse(&fetched.body, &algorithms)).await?;
+    let (parsed, body) = blocking(move || (KeySet::parse(&body, &algorithms), body)).await?;
     let (keys, skipped) = parsed.map_err(|source| ProviderError::Keys { host: host.clone(), source })?;
-    Ok(NewKeys { keys, skipped, jwks_uri, host, max_age: fetched.max_age })
+    Ok(NewKeys { keys, skipped, body, jwks_uri, host, max_age: fetched.max_age })
+}
+
+/// `max-age` within bounds, up to a tenth less, so that agents started together do not stay together. `unit` is in
+/// [0, 1).
+fn refresh_after(max_age: Option<Duration>, pace: Pace, unit: f64) -> Duration {
+    let refresh = max_age.unwrap_or(pace.refresh_max).clamp(pace.refresh_min, pace.refresh_max);
+    refresh.mul_f64(1.0 - unit / 10.0).max(pace.refresh_min)
 }
 
 /// Away from the threads that answer HAProxy.
@@ -406,7 +667,7 @@ fn log_keys(issuer: &str, host: &str, keys: &KeySet, skipped: &[Skipped]) {
 }
 
 /// At random in [0, 1).
-fn random_unit() -> f64 {
+pub(super) fn random_unit() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness agents keep in step, which costs the provider more than us.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
@@ -415,3 +676,32 @@ fn random_unit() -> f64 {
 
 /// A provider that says "come back tomorrow" would leave a withdrawn key in use until then.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Twelve fetches have failed: somebody should know.
+const OLD: Duration = Duration::from_secs(3600);
+
+/// A copy is for an agent that starts while the provider is down, not for one that was away for a week.
+const COPY_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_fetched_ahead_of_their_end_and_within_bounds() {
+        for (max_age_s, unit, expected_s) in [
+            (None, 0.0, 300.0),
+            (None, 0.5, 285.0),
+            (Some(200), 0.0, 200.0),
+            (Some(200), 0.999, 180.02),
+            (Some(86_400), 0.0, 300.0),
+            (Some(0), 0.0, 60.0),
+            (Some(60), 0.9, 60.0),
+            (Some(u64::MAX), 0.0, 300.0),
+        ] {
+            let after = refresh_after(max_age_s.map(Duration::from_secs), Pace::PRODUCTION, unit);
+            assert!((after.as_secs_f64() - expected_s).abs() < 0.001, "{max_age_s:?} {unit}: {after:?}");
+        }
+        assert!((0..1000).all(|_| (0.0..1.0).contains(&random_unit())));
+    }
+}

@@ -114,6 +114,8 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         tokens: preset.tokens,
         clients: Vec::new(),
         keys: KeyOrigin::Pinned { jwks: Arc::from(jwks(keys)) },
+        key_hosts: Vec::new(),
+        key_age_max: Duration::from_secs(7 * 86_400),
         outbound: OutboundSettings::default(),
         introspection: None,
         algorithms: Algorithm::ALL.to_vec(),
@@ -121,6 +123,7 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         require: preset.require,
         required_claims: Vec::new(),
         group_form: GroupForm::AsWritten,
+        groups_from: Vec::new(),
         leeway: Duration::from_secs(60),
     }
 }
@@ -163,6 +166,11 @@ fn rsa() -> TestKey {
         public_der: pair.public_key().as_der().unwrap().as_ref().to_vec(),
         pair: Pair::Rsa(pair),
     }
+}
+
+/// One more, for tests that need many.
+pub(crate) fn p256() -> TestKey {
+    ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32)
 }
 
 fn ec(algorithm: &'static EcdsaSigningAlgorithm, crv: &str, octets_each: usize) -> TestKey {

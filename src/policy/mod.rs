@@ -16,7 +16,7 @@ use crate::limit::Charges;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 use path::Ambiguity;
-use rule::{Allow, Mismatch, Rule, Unavailable, Unmet};
+use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable, Unmet};
 
 /// The rules, in order.
 #[derive(Debug, Default)]
@@ -83,12 +83,21 @@ pub enum Refusal {
     CredentialMissing,
     /// The caller is in none of the groups, or not in all of them.
     GroupMissing,
-    /// The token does not hold all the caller's groups, and the rule needs one it does not show.
+    /// Not all the caller's groups are known, and the rule needs one that is not.
     GroupsUnknown,
+    /// The same, and the rule says that this is no refusal (`groups_unknown: unavailable`): nothing can be said now.
+    GroupsUnavailable,
     /// The caller has none of these scopes (space-separated, as RFC 6750, section 3 wants them).
     ScopeMissing(Arc<str>),
     /// A claim is absent or has another value.
     ClaimMismatch,
+}
+
+impl Refusal {
+    /// Whether it is ours and not the caller's doing.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Refusal::GroupsUnavailable)
+    }
 }
 
 impl Policy {
@@ -196,7 +205,10 @@ fn refusal(rule: &Rule, identity: &Identity) -> Option<Refusal> {
         Allow::Authenticated => None,
         Allow::Require(requirement) => requirement.unmet(identity).map(|unmet| match unmet {
             Unmet::Group => Refusal::GroupMissing,
-            Unmet::GroupsUnknown => Refusal::GroupsUnknown,
+            Unmet::GroupsUnknown => match rule.groups_unknown {
+                GroupsUnknown::Deny => Refusal::GroupsUnknown,
+                GroupsUnknown::Unavailable => Refusal::GroupsUnavailable,
+            },
             Unmet::Scope => Refusal::ScopeMissing(requirement.scopes.join(" ").into()),
             Unmet::Claim => Refusal::ClaimMismatch,
         }),
@@ -210,7 +222,9 @@ impl std::fmt::Display for Refusal {
             Refusal::NoRule => f.write_str("no rule matches"),
             Refusal::CredentialMissing => f.write_str("it needs a credential and there is none"),
             Refusal::GroupMissing => f.write_str("the caller is not in the groups it needs"),
-            Refusal::GroupsUnknown => f.write_str("the token does not say all of the caller's groups"),
+            Refusal::GroupsUnknown | Refusal::GroupsUnavailable => {
+                f.write_str("it needs a group, and not all of the caller's groups are known")
+            }
             Refusal::ScopeMissing(scopes) => write!(f, "the token has none of the scopes {scopes}"),
             Refusal::ClaimMismatch => f.write_str("a claim is absent or has another value"),
         }

@@ -27,6 +27,8 @@ pub struct Rule {
     pub credentials: Accepted,
     /// Whether credentials are not even looked at (`ignore_credentials: true`).
     pub ignore_credentials: bool,
+    /// What it means that the caller's groups are not known, where it depends on one.
+    pub groups_unknown: GroupsUnknown,
     /// What becomes of a credential that nobody can say anything about at the moment.
     pub identity_unavailable: Unavailable,
     /// What is counted for those who may.
@@ -64,6 +66,23 @@ pub enum Allow {
     Require(Requirement),
 }
 
+/// What a rule says where it needs a group, the caller has not shown to be in it, and not all of their groups are known.
+/// Letting them through is no choice: a rule that passes whoever's directory is slow protects nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupsUnknown {
+    /// They may not pass, as if they were not in it.
+    #[default]
+    Deny,
+    /// That nothing can be said now: for callers who can try again, where a 403 would be taken for final.
+    Unavailable,
+}
+
+impl GroupsUnknown {
+    /// Both, with the config's word for each.
+    pub const NAMES: [(&'static str, GroupsUnknown); 2] =
+        [("deny", GroupsUnknown::Deny), ("unavailable", GroupsUnknown::Unavailable)];
+}
+
 /// `{ groups, all_groups, scopes, claims }`: all given parts are required, a list within one part means any of (but
 /// `all_groups`).
 #[derive(Clone, Debug, Default)]
@@ -83,7 +102,7 @@ pub struct Requirement {
 pub enum Unmet {
     /// None of `groups`, or not all of `all_groups`.
     Group,
-    /// A group is needed and the token does not hold all the caller's groups.
+    /// A group is needed and not all the caller's groups are known.
     GroupsUnknown,
     /// None of `scopes`.
     Scope,
@@ -97,7 +116,7 @@ impl Requirement {
         let has = |group: &GroupId| identity.groups.contains(*group);
         let grouped = (self.groups.is_empty() || self.groups.iter().any(has)) && self.all_groups.iter().all(has);
         if !grouped {
-            // A token that leaves groups out has not shown that the caller lacks this one.
+            // A token that leaves groups out, or a directory that is away, has not shown that the caller lacks this one.
             return Some(if identity.groups_known { Unmet::Group } else { Unmet::GroupsUnknown });
         }
         if !self.scopes.is_empty() && !self.scopes.iter().any(|scope| identity.scopes.contains(scope)) {

@@ -204,6 +204,7 @@ fn snapshot(admin: &Admin) -> Snapshot {
                 age_s: issuer.age_s,
                 fetches: issuer.fetches,
                 failures: issuer.failures,
+                iat_skew_s: issuer.iat_skew_s,
             })
             .collect(),
         introspection: pipeline

@@ -291,12 +291,9 @@ async fn rotated_keys_are_fetched_when_they_are_first_seen() {
         (answer.status == 200).then_some(())
     })
     .await;
-    // The old key is no longer published, so what it signed is no longer believed.
-    eventually("the old token is refused", || async {
-        let answer = stack.haproxy.get_as(&old, "/v1/x").await;
-        (answer.status == 401).then_some(())
-    })
-    .await;
+    // The old key is no longer published. For five minutes that may be the mistake of one of the provider's machines, and
+    // whoever got a token a moment ago goes on (docs/identity.md).
+    assert_eq!(stack.haproxy.get_as(&old, "/v1/x").await.status, 200);
 }
 
 fn encode(part: &Value) -> String {

@@ -3,6 +3,7 @@
 pub mod haproxies;
 pub mod relay;
 pub mod scripted;
+pub mod slapd;
 pub mod spop;
 pub mod stack;
 pub mod web;

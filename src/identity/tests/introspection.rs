@@ -234,7 +234,7 @@ impl Stage {
     }
 
     fn after(issuers: Vec<IssuerSettings>, asking: breaker::Pace, previous: Option<&Identities>) -> Stage {
-        let settings = Settings { issuers, cache: Default::default() };
+        let settings = Settings { issuers, ..Settings::default() };
         let groups = Groups::new([("ops", vec![("acme", "platform-ops")])]).unwrap();
         let identities =
             Identities::with_paces(settings, Arc::new(groups), previous, Pace::PRODUCTION, asking).unwrap();

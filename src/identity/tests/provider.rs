@@ -1,201 +1,20 @@
-//! Keys from a provider on loopback that behaves as each test tells it.
+//! Keys by discovery: what is fetched when, and what is taken for a key set.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, Uri};
-use axum::response::IntoResponse;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use axum::http::StatusCode;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::super::settings::{Algorithm, IssuerSettings, KeyOrigin, Settings};
+use super::super::settings::{KeyOrigin, Settings};
 use super::super::source::Pace;
-use super::super::testing::{NOW_S, P256_A, P256_B, TestKey, good_claims, jwks, pinned, with};
-use super::super::{Accepted, Answers, Groups, Identified, Identities, IssuerStatus, Rejection, Wait};
+use super::super::testing::{NOW_S, P256_A, P256_B, jwks};
+use super::super::{Groups, Identified, Identities, Rejection, Wait};
+use super::fake::{Answer, Provider, QUICK, RESTLESS, Stage, alice, discovery, keys, ok};
 use crate::clock::Clock;
-use crate::request::Request;
-use crate::trace::Trace;
-
-/// A whole answer.
-#[derive(Clone)]
-struct Answer(StatusCode, Vec<(&'static str, String)>, Vec<u8>);
-
-fn ok(body: Vec<u8>) -> Answer {
-    Answer(StatusCode::OK, Vec::new(), body)
-}
-
-fn keys(keys: &[Value]) -> Answer {
-    ok(jwks(keys))
-}
-
-#[derive(Default)]
-struct Script {
-    /// For the key set; the last one stays.
-    keys: Mutex<VecDeque<Answer>>,
-    /// In place of a discovery document of its own.
-    discovery: Mutex<Option<Answer>>,
-    discovery_fetches: AtomicUsize,
-    key_fetches: AtomicUsize,
-    elsewhere: AtomicUsize,
-    /// While held, no key set is answered.
-    hold: tokio::sync::Mutex<()>,
-}
-
-struct Provider {
-    script: Arc<Script>,
-    address: SocketAddr,
-    _serving: DropGuard,
-}
-
-impl Provider {
-    async fn start(first: Answer) -> Provider {
-        let script = Arc::new(Script::default());
-        script.keys.lock().push_back(first);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let app = Router::new().fallback(answer).with_state((Arc::clone(&script), address));
-        tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
-        Provider { script, address, _serving: stop.drop_guard() }
-    }
-
-    fn issuer(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn settings(&self) -> IssuerSettings {
-        let mut settings = pinned("acme", &self.issuer(), &[]);
-        settings.keys = KeyOrigin::Discovery { issuer: Url::parse(&self.issuer()).unwrap() };
-        settings.outbound.insecure = true;
-        settings
-    }
-
-    fn now_answers(&self, answer: Answer) {
-        *self.script.keys.lock() = VecDeque::from([answer]);
-    }
-
-    fn token(&self, key: &TestKey, kid: &str) -> String {
-        key.sign(Algorithm::ES256, kid, &with(&good_claims(), json!({"iss": self.issuer()})))
-    }
-
-    fn key_fetches(&self) -> usize {
-        self.script.key_fetches.load(Ordering::SeqCst)
-    }
-}
-
-async fn answer(State((script, address)): State<(Arc<Script>, SocketAddr)>, uri: Uri) -> impl IntoResponse {
-    let answer = match uri.path() {
-        "/.well-known/openid-configuration" => {
-            script.discovery_fetches.fetch_add(1, Ordering::SeqCst);
-            let issuer = format!("http://{address}");
-            let own = || ok(discovery(&issuer, &format!("{issuer}/keys")));
-            script.discovery.lock().clone().unwrap_or_else(own)
-        }
-        "/keys" => {
-            script.key_fetches.fetch_add(1, Ordering::SeqCst);
-            let _held = script.hold.lock().await;
-            let mut answers = script.keys.lock();
-            if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0].clone() }
-        }
-        _ => {
-            script.elsewhere.fetch_add(1, Ordering::SeqCst);
-            keys(&[P256_A.jwk("evil")])
-        }
-    };
-    let Answer(status, headers, body) = answer;
-    let headers: Vec<(HeaderName, String)> =
-        headers.into_iter().map(|(name, value)| (HeaderName::from_static(name), value)).collect();
-    (status, axum::response::AppendHeaders(headers), body)
-}
-
-fn discovery(issuer: &str, jwks_uri: &str) -> Vec<u8> {
-    let document = json!({
-        "issuer": issuer,
-        "authorization_endpoint": format!("{issuer}/authorize"),
-        "jwks_uri": jwks_uri,
-        "response_types_supported": ["code"],
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["none", "HS256", "ES256", "XX999"],
-    });
-    document.to_string().into_bytes()
-}
-
-/// Backoff of milliseconds, and no refresh that a test did not ask for.
-const QUICK: Pace = Pace {
-    backoff_first: Duration::from_millis(5),
-    backoff_max: Duration::from_millis(20),
-    refresh_min: Duration::from_secs(3600),
-    refresh_max: Duration::from_secs(3600),
-    cooldown: Duration::from_secs(30),
-};
-
-/// Refreshes all the time.
-const RESTLESS: Pace = Pace { refresh_min: Duration::from_millis(5), refresh_max: Duration::from_millis(10), ..QUICK };
-
-struct Stage {
-    identities: Identities,
-    clock: Clock,
-    stop: CancellationToken,
-}
-
-impl Stage {
-    async fn start(issuer: IssuerSettings, pace: Pace) -> Stage {
-        let settings = Settings { issuers: vec![issuer], cache: Default::default() };
-        let identities = Identities::with_pace(settings, Arc::new(Groups::default()), None, pace).unwrap();
-        let (clock, stop) = (Clock::by_hand(NOW_S), CancellationToken::new());
-        identities.spawn(&clock, &stop);
-        identities.fetched().await;
-        Stage { identities, clock, stop }
-    }
-
-    fn identify(&self, token: &str) -> Identified {
-        self.identify_after(token, &Answers::default())
-    }
-
-    fn identify_after(&self, token: &str, answers: &Answers) -> Identified {
-        let field = format!("Bearer {token}");
-        let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
-        self.identities.identify(&request, &Accepted::default(), answers, self.clock.now(), &mut Trace::off())
-    }
-
-    /// As the pipeline does: as often as there is something to wait for.
-    async fn outcome(&self, token: &str) -> Result<String, Rejection> {
-        let mut answers = Answers::default();
-        loop {
-            match self.identify_after(token, &answers) {
-                Identified::Known(identity) => return Ok(identity.user.clone()),
-                Identified::Rejected(rejection) => return Err(rejection),
-                Identified::Wait(wait) => answers.add(wait.await),
-            }
-        }
-    }
-
-    fn status(&self) -> IssuerStatus {
-        self.identities.status(self.clock.now()).remove(0)
-    }
-
-    /// Until the background task has made it so.
-    async fn until(&self, so: impl Fn(&IssuerStatus) -> bool) {
-        let made_so = async {
-            while !so(&self.status()) {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), made_so).await.expect("within half a minute");
-    }
-}
-
-fn alice() -> Result<String, Rejection> {
-    Ok("alice".to_owned())
-}
 
 #[tokio::test]
 async fn keys_are_found_by_discovery_and_fetched_once() {
@@ -230,7 +49,7 @@ async fn a_provider_that_is_down_at_start_is_asked_until_it_is_up() {
 #[tokio::test]
 async fn a_request_may_join_the_first_fetch() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
-    let settings = Settings { issuers: vec![provider.settings()], cache: Default::default() };
+    let settings = Settings { issuers: vec![provider.settings()], ..Settings::default() };
     let identities = Identities::with_pace(settings, Arc::new(Groups::default()), None, QUICK).unwrap();
     let stage = Stage { identities, clock: Clock::by_hand(NOW_S), stop: CancellationToken::new() };
     let token = provider.token(&P256_A, "a");
@@ -242,20 +61,45 @@ async fn a_request_may_join_the_first_fetch() {
 }
 
 #[tokio::test]
-async fn an_unknown_kid_brings_the_new_keys_and_ends_the_old() {
+async fn an_unknown_kid_brings_the_new_keys_at_once() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
     let (old, new) = (provider.token(&P256_A, "a"), provider.token(&P256_B, "b"));
     assert_eq!(stage.outcome(&old).await, alice());
 
     provider.now_answers(keys(&[P256_B.jwk("b")]));
-    assert_eq!(stage.outcome(&new).await, alice());
+    // All who come before the answer share the one fetch.
+    let held = provider.script.hold.lock().await;
+    let waits: Vec<Wait> = (0..100)
+        .map(|_| match stage.identify(&new) {
+            Identified::Wait(wait) => wait,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    drop(held);
+    for wait in waits {
+        wait.await;
+        assert_eq!(stage.known(&new).await.user, "alice");
+    }
     assert_eq!(provider.key_fetches(), 2);
     assert_eq!(provider.script.discovery_fetches.load(Ordering::SeqCst), 1, "where the keys are was known");
-    // The old token was cached as verified; its key is gone, and asking again must wait for the cooldown.
-    assert!(matches!(stage.identify(&old), Identified::Rejected(Rejection::KeyUnknown)));
+    // Tokens of the old key were good a moment ago, and for a while they still are.
+    assert_eq!(stage.outcome(&old).await, alice());
+}
+
+#[tokio::test]
+async fn a_name_that_a_fetch_did_not_bring_is_not_asked_for_again_at_once() {
+    let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+    let stage = Stage::start(provider.settings(), QUICK).await;
+    let (unknown, other) = (provider.token(&P256_B, "b"), provider.token(&P256_B, "c"));
+    assert_eq!(stage.outcome(&unknown).await, Err(Rejection::KeyUnknown));
     stage.clock.advance(QUICK.cooldown);
-    assert!(matches!(stage.identify(&old), Identified::Wait(_)));
+    assert_eq!(stage.outcome(&unknown).await, Err(Rejection::KeyUnknown));
+    assert_eq!(provider.key_fetches(), 2, "the one that was asked for before is not asked for");
+    assert!(matches!(stage.identify(&other), Identified::Wait(_)), "another name is");
+    assert_eq!(stage.outcome(&other).await, Err(Rejection::KeyUnknown));
+    stage.clock.advance(QUICK.unknown - QUICK.cooldown);
+    assert!(matches!(stage.identify(&unknown), Identified::Wait(_)));
 }
 
 #[tokio::test]
@@ -263,10 +107,10 @@ async fn keys_that_stay_keep_their_tokens_verified() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
     let old = provider.token(&P256_A, "a");
-    let Identified::Known(before) = stage.identify(&old) else { panic!() };
+    let before = stage.known(&old).await;
     provider.now_answers(keys(&[P256_B.jwk("b"), P256_A.jwk("a")]));
     assert_eq!(stage.outcome(&provider.token(&P256_B, "b")).await, alice());
-    let Identified::Known(after) = stage.identify(&old) else { panic!() };
+    let after = stage.known(&old).await;
     assert!(Arc::ptr_eq(&before, &after));
 }
 
@@ -359,8 +203,10 @@ async fn nothing_that_is_no_key_set_replaces_one() {
         ("half a set", ok(br#"{"keys":[{"kty""#.to_vec())),
         ("a deep one", ok("[".repeat(100_000).into_bytes())),
         ("a large one", ok(large.into_bytes())),
-        ("a redirect", Answer(StatusCode::FOUND, vec![("location", "/elsewhere".to_owned())], Vec::new())),
+        ("257 keys", keys(&vec![P256_B.jwk("b"); 257])),
         ("404", Answer(StatusCode::NOT_FOUND, Vec::new(), jwks(&[P256_B.jwk("b")]))),
+        ("403", Answer(StatusCode::FORBIDDEN, Vec::new(), jwks(&[P256_B.jwk("b")]))),
+        ("500", Answer(StatusCode::INTERNAL_SERVER_ERROR, Vec::new(), jwks(&[P256_B.jwk("b")]))),
         ("204", Answer(StatusCode::NO_CONTENT, Vec::new(), Vec::new())),
     ] {
         let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
@@ -422,6 +268,9 @@ async fn a_discovery_document_must_be_the_issuers_own() {
         ("no jwks_uri", br#"{"issuer":"ISSUER"}"#.to_vec(), "discovery document"),
         ("a file", discovery("ISSUER", "file:///etc/passwd"), "file is not allowed"),
         ("a password", discovery("ISSUER", "https://a:b@127.0.0.1/"), "password"),
+        ("a path in the file system", discovery("ISSUER", "unix:/run/keys.sock"), "unix is not allowed"),
+        ("another host", discovery("ISSUER", "http://127.0.0.2/keys"), "neither the issuer's host nor in"),
+        ("a host that ends the same", discovery("ISSUER", "http://evil-127.0.0.1.example/keys"), "neither"),
     ] {
         let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
         let text = String::from_utf8(document).unwrap();
@@ -456,7 +305,7 @@ async fn without_insecure_neither_http_nor_loopback_is_asked() {
 async fn a_reload_keeps_the_task_of_an_issuer_and_ends_it_with_the_last_stage() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
-    let settings = Settings { issuers: vec![provider.settings()], cache: Default::default() };
+    let settings = Settings { issuers: vec![provider.settings()], ..Settings::default() };
     let groups = Arc::new(Groups::default());
     let next = Identities::with_pace(settings, Arc::clone(&groups), Some(&stage.identities), QUICK).unwrap();
     next.spawn(&stage.clock, &stage.stop);
@@ -482,4 +331,92 @@ async fn a_reload_keeps_the_task_of_an_issuer_and_ends_it_with_the_last_stage() 
     drop(stage);
     tokio::time::timeout(Duration::from_secs(2), wait).await.expect("the task has ended");
     drop(held);
+}
+
+#[tokio::test]
+async fn keys_may_be_at_a_host_that_the_config_names() {
+    let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+    let elsewhere = format!("http://localhost:{}/keys", provider.address.port());
+    *provider.script.discovery.lock() = Some(ok(discovery(&provider.issuer(), &elsewhere)));
+    for (key_hosts, expected) in [(vec![], false), (vec!["localhost".to_owned()], true)] {
+        let mut settings = provider.settings();
+        settings.key_hosts = key_hosts;
+        let stage = Stage::start(settings, QUICK).await;
+        assert_eq!(stage.status().has_keys, expected, "{:?}", stage.status());
+    }
+}
+
+#[tokio::test]
+async fn a_discovery_document_that_goes_bad_changes_nothing() {
+    let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+    let stage = Stage::start(provider.settings(), RESTLESS).await;
+    let good = provider.token(&P256_A, "a");
+    let own = provider.issuer();
+    provider.now_answers(keys(&[P256_B.jwk("b")]));
+    for (what, document) in [
+        ("another issuer", discovery("https://login.evil.example", &format!("{own}/keys"))),
+        ("a slash more", discovery(&format!("{own}/"), &format!("{own}/keys"))),
+        ("another host", discovery(&own, "http://127.0.0.2/keys")),
+        ("the metadata service", discovery(&own, "http://169.254.169.254/keys")),
+        ("a socket", discovery(&own, "unix:/run/keys.sock")),
+        ("HTML", b"<html>".to_vec()),
+    ] {
+        *provider.script.discovery.lock() = Some(ok(document));
+        stage.next_fetch().await;
+        assert!(stage.status().last_error.is_some(), "{what}");
+        assert_eq!(stage.outcome(&good).await, alice(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_discovery_says_of_algorithms_changes_nothing() {
+    let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+    let document = String::from_utf8(discovery(&provider.issuer(), &format!("{}/keys", provider.issuer()))).unwrap();
+    let document = document.replace(r#"["none","HS256","ES256","XX999"]"#, r#"["none","HS256"]"#);
+    *provider.script.discovery.lock() = Some(ok(document.into_bytes()));
+    let stage = Stage::start(provider.settings(), QUICK).await;
+    let token = provider.token(&P256_A, "a");
+    assert_eq!(stage.outcome(&token).await, alice());
+    let (_, unsigned) = token.split_once('.').unwrap();
+    for algorithm in ["none", "HS256"] {
+        use base64::Engine as _;
+        let header = json!({"alg": algorithm, "kid": "a"}).to_string();
+        let token = format!("{}.{unsigned}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(header));
+        assert_eq!(stage.outcome(&token).await, Err(Rejection::AlgorithmNotAllowed), "{algorithm}");
+    }
+}
+
+#[tokio::test]
+async fn json_is_a_key_set_whatever_its_content_type_and_html_never_is() {
+    let set = jwks(&[P256_A.jwk("a")]);
+    for (content_type, body, expected) in [
+        ("application/jwk-set+json", set.clone(), true),
+        ("text/html", set.clone(), true),
+        ("application/octet-stream", set, true),
+        ("application/json", b"<html>sign in</html>".to_vec(), false),
+    ] {
+        let headers = vec![("content-type", content_type.to_owned())];
+        let provider = Provider::start(Answer(StatusCode::OK, headers, body)).await;
+        let stage = Stage::start(provider.settings(), QUICK).await;
+        assert_eq!(stage.status().has_keys, expected, "{content_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_drips_or_is_silent_is_as_good_as_down() {
+    for silent in [false, true] {
+        let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+        let pace = Pace { fetch_max: Duration::from_millis(200), ..RESTLESS };
+        let stage = Stage::start(provider.settings(), pace).await;
+        let token = provider.token(&P256_A, "a");
+        let held = if silent { Some(provider.script.hold.lock().await) } else { None };
+        provider.script.drips.store(!silent, Ordering::SeqCst);
+        stage.until(|status| status.failures >= 1).await;
+        // Nothing of it is on a request's way: what is decided meanwhile does not wait.
+        assert_eq!(stage.known(&token).await.user, "alice");
+        assert!(stage.status().last_error.unwrap().contains("cannot be reached or broke off"));
+        provider.script.drips.store(false, Ordering::SeqCst);
+        drop(held);
+        stage.until(|status| status.last_error.is_none()).await;
+    }
 }
