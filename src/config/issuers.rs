@@ -85,10 +85,9 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
         .iter()
         .filter_map(|at| at.text(AUDIENCES).map(str::to_owned))
         .collect();
-    let aliases = match section.take("aliases") {
-        None => None,
-        Some(at) => Some(at.one_or_many(ALIASES).iter().filter_map(|at| at.text(ALIASES).map(str::to_owned)).collect()),
-    };
+    let aliases = section
+        .take("aliases")
+        .map(|at| at.one_or_many(ALIASES).iter().filter_map(|at| at.text(ALIASES).map(str::to_owned)).collect());
     let tokens = match section.take("tokens") {
         None => Some(preset.tokens),
         Some(at) => choice(&at, "a use of tokens", TokenUse::NAMES),

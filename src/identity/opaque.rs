@@ -407,19 +407,19 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Unreached;
 
-/// The answer (RFC 7662, section 2.2) as a claims set: the members have the meaning of the claims of the same name.
+/// The answer (RFC 7662, section 2.2) as a claims set: the members have the meaning of the claims of the same name. What
+/// an issuer need not say is filled in, but for what the config requires it to say.
 fn claims_of(mut answer: Map<String, Value>, issuer: &IssuerSettings) -> Result<Map<String, Value>, Rejection> {
     // The one member that there must be. Whatever is not `true` is not active.
     if answer.remove("active") != Some(Value::Bool(true)) {
         return Err(Rejection::TokenInactive);
     }
-    match answer.get("token_type") {
-        None => {}
-        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("Bearer") => {}
-        // RFC 9449, section 6.2, if it did not say so in `cnf` too.
-        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("DPoP") => return Err(Rejection::ProofMissing),
-        Some(Value::String(_)) => return Err(Rejection::TokenType),
-        Some(_) => return Err(Rejection::ClaimMalformed),
+    check_kind(&answer)?;
+    let required = issuer.required_claims.iter().chain(issuer.require.iter().map(|(path, _)| path));
+    let mut filled_in =
+        required.filter_map(|path| path.steps().first()).filter(|name| FILLED_IN.contains(&name.as_str()));
+    if !filled_in.all(|name| answer.contains_key(name)) {
+        return Err(Rejection::ClaimMissing);
     }
     if !answer.contains_key("iss") {
         answer.insert("iss".to_owned(), issuer.issuer.as_str().into());
@@ -430,6 +430,24 @@ fn claims_of(mut answer: Map<String, Value>, issuer: &IssuerSettings) -> Result<
         answer.insert("sub".to_owned(), username);
     }
     Ok(answer)
+}
+
+/// That the token is one to be shown to an API, as far as the answer says: a refresh token is active too.
+fn check_kind(answer: &Map<String, Value>) -> Result<(), Rejection> {
+    match answer.get("token_type") {
+        // `aud` is for whom it is; only where neither is said could it be anything.
+        None if answer.contains_key("aud") => {}
+        None => return Err(Rejection::TokenType),
+        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("Bearer") => {}
+        // RFC 9449, section 6.2, if it did not say so in `cnf` too.
+        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("DPoP") => return Err(Rejection::ProofMissing),
+        Some(Value::String(_)) => return Err(Rejection::TokenType),
+        Some(_) => return Err(Rejection::ClaimMalformed),
+    }
+    match answer.get("token_use").and_then(Value::as_str) {
+        None | Some("access" | "access_token") => Ok(()),
+        Some(_) => Err(Rejection::TokenType),
+    }
 }
 
 /// Whether there is anything at all where groups are looked for.
@@ -454,6 +472,9 @@ fn add(said: &mut Map<String, Value>, owner: &Map<String, Value>, issuer: &Issue
         }
     }
 }
+
+/// What an answer need not have, and a claims set must.
+const FILLED_IN: [&str; 3] = ["iss", "sub", "exp"];
 
 /// RFC 7519, section 4.1; RFC 7662, section 2.2; RFC 7800; RFC 8693, section 4; RFC 9068, section 2.2.
 const OF_THE_TOKEN: [&str; 19] = [

@@ -391,6 +391,9 @@ async fn each_member_is_absent_valid_or_refused() {
         (json!({ "token_type": "refresh_token" }), Some(TokenType)),
         (json!({ "token_type": 7 }), Some(ClaimMalformed)),
         (json!({ "typ": "Refresh" }), Some(TokenType)),
+        (json!({ "token_use": "refresh_token" }), Some(TokenType)),
+        (json!({ "token_use": "access_token" }), None),
+        (json!({ "token_type": "-", "aud": "-" }), Some(TokenType)),
         (json!({ "cnf": { "jkt": "x" } }), Some(ProofMissing)),
         (json!({ "cnf": { "x5t#S256": "x" } }), Some(ProofMissing)),
         (json!({ "cnf": null }), Some(ProofMissing)),
@@ -416,6 +419,22 @@ async fn another_claim_may_stand_for_the_audience() {
     issuer.says("theirs", with(&good(), json!({ "aud": "-", "client_id": "other" })));
     assert_eq!(stage.outcome("ours").await, alice());
     assert_eq!(stage.outcome("theirs").await, Err(Rejection::AudienceMismatch));
+}
+
+#[tokio::test]
+async fn what_the_config_requires_is_not_filled_in() {
+    for (claim, required) in [("iss", json!("x")), ("exp", json!(1)), ("sub", json!("alice")), ("org", json!("x"))] {
+        let issuer = Issuer::start().await;
+        let said = json!({ claim: "-", "username": "alice" });
+        issuer.says("t", with(&good(), said));
+        let path = ClaimPath::parse(claim).unwrap();
+        let mut there = issuer.settings();
+        there.required_claims.push(path.clone());
+        assert_eq!(Stage::start(vec![there], PATIENT).outcome("t").await, Err(Rejection::ClaimMissing), "{claim}");
+        let mut fixed = issuer.settings();
+        fixed.require.push((path, required));
+        assert_eq!(Stage::start(vec![fixed], PATIENT).outcome("t").await, Err(Rejection::ClaimMissing), "{claim}");
+    }
 }
 
 #[tokio::test]
