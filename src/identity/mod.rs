@@ -4,8 +4,8 @@
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
-//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` (names, passwords and groups
-//! of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` and `basic`
+//! (names, passwords and groups of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! Of tokens that are no JWT: `opaque` (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once
 //! at a time, and so many at once), `breaker` (not while it does not answer).
@@ -13,6 +13,7 @@
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
 mod assume;
+mod basic;
 mod breaker;
 mod cache;
 mod claim_path;
@@ -60,7 +61,7 @@ pub use wait::{Answer, Answers, Wait};
 ///
 /// Every string that can leave in a variable is free of control bytes; [`Rejection::IdentityUnsafe`] is what a token
 /// with such a value gets instead of an identity.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// What proved it.
     pub credential: CredentialKind,

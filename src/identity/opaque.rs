@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Attempt, Breaker, Change, Pace, Pass};
-use super::cache::{Grounds, TokenCache};
+use super::cache::{Ground, Grounds, TokenCache};
 use super::identities::{Identities, Obstacle, STAGE, rejected};
 use super::inquiries::{Inquiries, Opening, Place, Purpose, Refused, Verdict};
 use super::introspection::{AskError, Authority, Owner};
@@ -38,22 +38,52 @@ impl Identities {
         now: Now,
         trace: &mut Trace,
     ) -> Result<Arc<Identity>, Obstacle> {
-        if let Some(verdict) = &answers.identity {
-            return match verdict {
-                Ok(identity) => {
-                    trace.step(STAGE, Outcome::Pass, || format!("issuer {} says who it is", identity.issuer_name));
-                    Ok(Arc::clone(identity))
-                }
-                Err(rejection) => Err(rejected(trace, *rejection, || "by what the issuer said".to_owned()).into()),
-            };
-        }
-        match Introspector::of(&self.introspectors, token) {
-            Some(introspector) => introspector.identify(token, request.src, answers, now, trace),
-            None => {
-                Err(rejected(trace, Rejection::IssuerUnknown, || "no issuer's tokens begin like that".to_owned())
-                    .into())
+        let Some(introspector) = Introspector::of(&self.introspectors, token) else {
+            let about = || "no issuer's tokens begin like that".to_owned();
+            return Err(rejected(trace, Rejection::IssuerUnknown, about).into());
+        };
+        let said = match &answers.identity {
+            Some(Ok(identity)) => {
+                trace.step(STAGE, Outcome::Pass, || format!("issuer {} says who it is", identity.issuer_name));
+                Arc::clone(identity)
             }
+            Some(Err(rejection)) => {
+                return Err(rejected(trace, *rejection, || "by what the issuer said".to_owned()).into());
+            }
+            None => introspector.identify(token, request.src, answers, now, trace)?,
+        };
+        self.with_groups(said, &introspector.state, answers, now, trace)
+    }
+
+    /// What the issuer said, and what its directories know of the caller's groups.
+    fn with_groups(
+        &self,
+        said: Arc<Identity>,
+        state: &State,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Arc<Identity>, Obstacle> {
+        let (issuer, age_max) = (&state.issuer, state.settings.age_max);
+        if issuer.groups_from.is_empty() {
+            return Ok(said);
         }
+        // By what was said, and not by the token: what is said next has other groups. No token begins with a zero.
+        let place = (Arc::as_ptr(&said) as usize).to_ne_bytes();
+        let key = [&[0], place.as_slice()].concat();
+        if let Some(Ok(known)) = self.cache.find(&key, now) {
+            trace.step(STAGE, Outcome::Pass, || "with the groups that its directories have".to_owned());
+            return Ok(known);
+        }
+        let mut identity = Identity::clone(&said);
+        let mut grounds = Some(Grounds::new());
+        self.add_groups(&mut identity, issuer, &mut grounds, answers, now, trace)?;
+        let identity = Arc::new(identity);
+        if let Some(mut grounds) = grounds {
+            grounds.push(Arc::new(Said { _held: said }));
+            self.cache.keep_for(age_max, &key, Arc::clone(&identity), grounds, identity.expires_at_s, now);
+        }
+        Ok(identity)
     }
 
     /// How each issuer that is asked about tokens does, in the config's order.
@@ -400,6 +430,18 @@ impl State {
             *complained_at = Some(now.instant());
             tracing::warn!(issuer = &*self.issuer.name, about, "an answer about a token cannot be used");
         }
+    }
+}
+
+/// Held by whatever was added to it, so that nothing else is ever at its place in memory. Whether it still counts is
+/// looked at before.
+struct Said {
+    _held: Arc<Identity>,
+}
+
+impl Ground for Said {
+    fn holds(&self) -> bool {
+        true
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Settings {
     pub issuers: Vec<IssuerSettings>,
     /// Where groups come from that are not in a token, in the config's order.
     pub directories: Vec<DirectorySettings>,
+    /// The directory that names and passwords are tried against, by its name; it is one of kind LDAP.
+    pub basic: Option<Arc<str>>,
     /// The verified-token cache.
     pub cache: CacheSettings,
     /// A folder for what should outlive the process: each issuer's last key set, for a start without its provider.

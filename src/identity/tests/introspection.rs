@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
 use super::super::breaker;
+use super::super::directory::{Absent, DirectoryKind, DirectorySettings};
 use super::super::inquiries::{PLACES, PLACES_OF_A_SOURCE, PLACES_TO_RENEW};
 use super::super::settings::{
     ClaimPath, ClientAuth, IntrospectionSettings, IssuerSettings, KeyOrigin, Settings, TokenUse, Userinfo,
@@ -882,6 +883,40 @@ async fn userinfo_that_is_away_costs_groups_and_no_token() {
     stage.clock.advance(Duration::from_secs(14));
     let Identified::Known(identity) = stage.identify("t0") else { panic!() };
     assert!(identity.groups_known);
+}
+
+#[tokio::test]
+async fn groups_of_a_directory_are_added_to_what_the_issuer_says() {
+    let issuer = Issuer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("people.json");
+    std::fs::write(&file, r#"{"alice": ["staff"]}"#).unwrap();
+    let mut of_issuer = issuer.settings();
+    of_issuer.groups_from = vec!["people".into()];
+    let people = DirectorySettings {
+        name: "people".into(),
+        kind: DirectoryKind::File(file),
+        refresh: Duration::from_secs(60),
+        keep: Duration::from_secs(60),
+        absent: Absent::Unknown,
+    };
+    let settings = Settings { issuers: vec![of_issuer], directories: vec![people], ..Settings::default() };
+    let groups = Groups::new([("ops", vec![("acme", "platform-ops")]), ("staff", vec![("people", "staff")])]).unwrap();
+    let identities = Identities::with_paces(settings, Arc::new(groups), None, Pace::PRODUCTION, PATIENT).unwrap();
+    let stage = Stage { identities, clock: Clock::by_hand(NOW_S), stop: CancellationToken::new() };
+    stage.identities.spawn(&stage.clock, &stage.stop);
+    let first = stage.whole("good").await.unwrap();
+    assert_eq!((first.groups_joined.as_str(), first.groups_known), ("ops,staff", true));
+    assert!(Arc::ptr_eq(&stage.whole("good").await.unwrap(), &first), "once for each answer");
+    // Another answer, another identity.
+    issuer.says("good", with(&good(), json!({ "groups": [], "name": "Alice" })));
+    stage.clock.advance(Duration::from_secs(60));
+    let second = stage.whole("good").await.unwrap();
+    assert_eq!((second.groups_joined.as_str(), second.name.as_str()), ("staff", "Alice"));
+    issuer.says("other", with(&good(), json!({ "sub": "bob" })));
+    assert!(!stage.whole("other").await.unwrap().groups_known, "the directory does not know bob");
+    issuer.says("gone", json!({ "active": false }));
+    assert_eq!(stage.outcome("gone").await, Err(Rejection::TokenInactive));
 }
 
 #[tokio::test]
