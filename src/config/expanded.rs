@@ -8,7 +8,7 @@ use super::counters::WrittenUrl;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
-use super::{Config, secrets};
+use super::{Config, api_keys, certificates, secrets};
 use crate::identity::GroupId;
 use crate::identity::settings::{ClaimPath, GroupForm, TokenUse};
 use crate::limit::Quota;
@@ -22,6 +22,8 @@ impl Config {
         let mut out = String::new();
         self.listeners(&mut out);
         self.issuers(&mut out);
+        api_keys::expand(&self.identity.api_keys, &mut out);
+        certificates::expand(&self.identity.certificates, &mut out);
         self.groups_and_counters(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
@@ -31,6 +33,8 @@ impl Config {
         self.policy.rules.iter().for_each(|rule| self.rule(&mut out, rule));
         let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
         put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
+        let credentials = self.policy.credentials.kinds().iter().map(|kind| kind.name());
+        put(&mut out, format_args!("credentials: {}\n", list(credentials)));
         self.tests(&mut out);
         out
     }
@@ -241,7 +245,7 @@ fn rate(quota: Quota) -> String {
     format!("{}/{}", quota.count(), show_period(quota))
 }
 
-fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+pub(super) fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
     format!("[{}]", items.join(", "))
 }
@@ -251,7 +255,7 @@ fn word<T: PartialEq + Copy, const N: usize>(value: T, known: [(&'static str, T)
 }
 
 /// As it is where nobody could take it for anything but text; else in double quotes, which read as in JSON.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     const NOT_TEXT: [&str; 12] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "inf", "nan", "e"];
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'));
@@ -261,7 +265,7 @@ fn text(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
+pub(super) fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a `String` cannot fail.
     let _ = out.write_fmt(line);
 }

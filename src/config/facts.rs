@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Config;
 use super::limits::{show_key_part, show_period};
 use super::values::show_duration;
+use super::{Config, api_keys, certificates};
 use crate::identity::GroupSet;
 use crate::limit::{OnFailure, Quota};
 use crate::policy::Policy;
@@ -16,6 +16,8 @@ impl Config {
     pub fn facts(&self) -> Vec<String> {
         let mut facts = vec![self.listening()];
         facts.extend(self.keys());
+        facts.extend(api_keys::facts(&self.identity.api_keys));
+        facts.extend(certificates::facts(&self.identity.certificates));
         facts.push(self.counting());
         for limit in &self.written.limits {
             facts.extend(self.bounds(limit));

@@ -1,14 +1,16 @@
 //! The config: what was written becomes what is usable, or a list of everything that is wrong with it.
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
-//! mistake), then a file for each section of the config (`listeners`, `issuers`, `counters`, `limits`, `rules`,
-//! `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
+//! mistake), then a file for each section of the config (`listeners`, `issuers`, `api_keys`, `certificates`, `counters`,
+//! `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
 //! says about a config; `flags` is the command line. `main` alone names this module.
 
+pub mod api_keys;
 pub mod error;
 pub mod flags;
 pub mod policy_tests;
 
+mod certificates;
 mod counters;
 mod expanded;
 mod facts;
@@ -129,14 +131,23 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [spop_at, admin_at, issuers_at, cache_at] = ["spop", "admin", "issuers", "cache"].map(|key| top.take(key));
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
-    let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
+    let [ambiguous_at, credentials_at] = ["ambiguous_paths", "credentials"].map(|key| top.take(key));
+    let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
+    let tests_at = top.take("tests");
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
         Some(at) => listeners::admin(at, directory, &spop),
         None => (None, None),
     };
-    let (issuer_names, issuers) = issuers_at.map(|at| issuers::read(&at, directory)).unwrap_or_default();
+    let (mut issuer_names, issuers) = issuers_at.map(|at| issuers::read(&at, directory)).unwrap_or_default();
+    // Whatever else says who somebody is: its groups are named after it too.
+    let (names, api_keys) =
+        api_keys_at.as_ref().map(|at| api_keys::read(at, directory, &issuer_names)).unwrap_or_default();
+    issuer_names.extend(names);
+    let (names, certificates) =
+        certificates_at.as_ref().map(|at| certificates::read(at, &issuer_names)).unwrap_or_default();
+    issuer_names.extend(names);
     let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
     let members = {
         let without = |issuer: &&issuers::CheckedIssuer| issuer.settings.claims.groups.is_empty();
@@ -150,7 +161,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         None => (counters::in_memory(), None),
     };
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let available = available();
+    let available = available(api_keys_at.is_some(), certificates_at.is_some());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -194,7 +205,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, cache },
+        identity: identity::settings::Settings { issuers: settings, cache, api_keys, certificates },
         groups: Arc::new(groups),
         counters,
         policy,
@@ -205,15 +216,12 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available() -> Accepted {
+fn available(api_keys: bool, certificates: bool) -> Accepted {
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
         CredentialKind::Jwt => true,
-        CredentialKind::Anonymous
-        | CredentialKind::Dpop
-        | CredentialKind::Opaque
-        | CredentialKind::ApiKey
-        | CredentialKind::Basic
-        | CredentialKind::Certificate => false,
+        CredentialKind::ApiKey => api_keys,
+        CredentialKind::Certificate => certificates,
+        CredentialKind::Anonymous | CredentialKind::Dpop | CredentialKind::Opaque | CredentialKind::Basic => false,
     }))
 }
 

@@ -4,12 +4,16 @@
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time), `provider` (where they come from),
-//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! `outbound` (the only outbound HTTP), `presets` (what well-known providers write). Other credentials: `api_key` (what one
+//! looks like), `api_keys` (whom each names), `certificates` (whom a client certificate names), `x509` (what it says).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
+pub mod api_key;
+mod api_keys;
 mod assume;
 mod cache;
+mod certificates;
 mod claim_path;
 mod claims;
 mod credential;
@@ -31,9 +35,11 @@ mod testing;
 mod tests;
 mod token;
 mod wait;
+mod x509;
 
 use std::sync::Arc;
 
+pub use api_keys::{KeyFileStatus, PrefixTaken};
 pub use assume::Assumed;
 pub use credential::{Accepted, CredentialKind, token_id};
 pub use groups::{GroupId, GroupSet, Groups};

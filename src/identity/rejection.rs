@@ -47,11 +47,23 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// No file of keys has this API key: its prefix is unknown, or its secret is wrong.
+    ApiKeyUnknown,
+    /// The API key has expired.
+    ApiKeyExpired,
+    /// HAProxy did not verify the client certificate, or does not say that it did.
+    CertificateUnverified,
+    /// The client certificate did not come along, or is no certificate.
+    CertificateMalformed,
+    /// The client certificate's validity is over, or is yet to come.
+    CertificateExpired,
+    /// The config's `certificates:` say nothing of this client certificate, or nothing definite.
+    CertificateUnmapped,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 22] = [
+    pub const ALL: [Rejection; 28] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -74,6 +86,12 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::ApiKeyUnknown,
+        Rejection::ApiKeyExpired,
+        Rejection::CertificateUnverified,
+        Rejection::CertificateMalformed,
+        Rejection::CertificateExpired,
+        Rejection::CertificateUnmapped,
     ];
 
     /// The `reason` code.
@@ -125,7 +143,13 @@ impl Rejection {
             Rejection::ClaimMalformed => ("claim_malformed", "The token has a malformed claim"),
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
-            Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::IdentityUnsafe => ("identity_unsafe", "The credential has a value with control characters"),
+            Rejection::ApiKeyUnknown => ("api_key_unknown", "The API key is not known"),
+            Rejection::ApiKeyExpired => ("api_key_expired", "The API key has expired"),
+            Rejection::CertificateUnverified => ("certificate_unverified", "The client certificate was not verified"),
+            Rejection::CertificateMalformed => ("certificate_malformed", "The client certificate cannot be read"),
+            Rejection::CertificateExpired => ("certificate_expired", "The client certificate is not valid now"),
+            Rejection::CertificateUnmapped => ("certificate_unmapped", "The client certificate names nobody here"),
         }
     }
 }

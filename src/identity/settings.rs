@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use super::api_keys::{ApiKey, FileStamp, KeyFile};
+pub use super::certificates::{ALTERNATIVES, ATTRIBUTES, CertificateSettings};
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 
 /// Everything `identity` needs to know, besides the groups.
@@ -14,6 +16,10 @@ pub struct Settings {
     pub issuers: Vec<IssuerSettings>,
     /// The verified-token cache.
     pub cache: CacheSettings,
+    /// Files of API keys; the stage takes them out.
+    pub api_keys: Vec<KeyFile>,
+    /// Whom client certificates name, in the config's order.
+    pub certificates: Vec<CertificateSettings>,
 }
 
 /// Bounds of the verified-token cache.

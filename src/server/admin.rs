@@ -23,7 +23,7 @@ use super::socket::Listener;
 use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
-use crate::telemetry::{IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
+use crate::telemetry::{IssuerSnapshot, KeyFileSnapshot, Snapshot, StoreSnapshot, Telemetry};
 
 /// What the admin side shows.
 pub struct Admin {
@@ -201,6 +201,17 @@ fn snapshot(admin: &Admin) -> Snapshot {
         memory_counters: memory.live,
         memory_counters_evicted: memory.evicted_live,
         tokens_cached: pipeline.identities.cached().0,
+        key_files: pipeline
+            .identities
+            .key_files()
+            .into_iter()
+            .map(|file| KeyFileSnapshot {
+                name: file.name.to_string(),
+                keys: file.keys as u64,
+                is_current: file.is_current,
+            })
+            .collect(),
+        certificates_known: pipeline.identities.certificates_known(),
         tasks_restarted: supervise::restarts(),
         log_lines_dropped: admin.log_dropped.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64),
     }

@@ -148,7 +148,7 @@ struct Stage {
 
 impl Stage {
     async fn start(issuer: IssuerSettings, pace: Pace) -> Stage {
-        let settings = Settings { issuers: vec![issuer], cache: Default::default() };
+        let settings = Settings { issuers: vec![issuer], ..Settings::default() };
         let identities = Identities::with_pace(settings, Arc::new(Groups::default()), None, pace).unwrap();
         let (clock, stop) = (Clock::by_hand(NOW_S), CancellationToken::new());
         identities.spawn(&clock, &stop);
@@ -230,7 +230,7 @@ async fn a_provider_that_is_down_at_start_is_asked_until_it_is_up() {
 #[tokio::test]
 async fn a_request_may_join_the_first_fetch() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
-    let settings = Settings { issuers: vec![provider.settings()], cache: Default::default() };
+    let settings = Settings { issuers: vec![provider.settings()], ..Settings::default() };
     let identities = Identities::with_pace(settings, Arc::new(Groups::default()), None, QUICK).unwrap();
     let stage = Stage { identities, clock: Clock::by_hand(NOW_S), stop: CancellationToken::new() };
     let token = provider.token(&P256_A, "a");
@@ -456,7 +456,7 @@ async fn without_insecure_neither_http_nor_loopback_is_asked() {
 async fn a_reload_keeps_the_task_of_an_issuer_and_ends_it_with_the_last_stage() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
-    let settings = Settings { issuers: vec![provider.settings()], cache: Default::default() };
+    let settings = Settings { issuers: vec![provider.settings()], ..Settings::default() };
     let groups = Arc::new(Groups::default());
     let next = Identities::with_pace(settings, Arc::clone(&groups), Some(&stage.identities), QUICK).unwrap();
     next.spawn(&stage.clock, &stage.stop);

@@ -24,7 +24,7 @@ pub(super) fn all_keys() -> [Value; 5] {
 }
 
 pub(super) fn identities(issuers: Vec<IssuerSettings>) -> Identities {
-    let settings = Settings { issuers, cache: CacheSettings::default() };
+    let settings = Settings { issuers, ..Settings::default() };
     Identities::new(settings, Arc::new(Groups::default()), None).unwrap()
 }
 
@@ -310,7 +310,7 @@ fn a_refusal_is_remembered_unless_it_can_heal() {
 
 #[test]
 fn the_cache_holds_no_more_than_its_bound() {
-    let mut settings = Settings { issuers: vec![pinned("acme", ISSUER, &all_keys())], cache: Default::default() };
+    let mut settings = Settings { issuers: vec![pinned("acme", ISSUER, &all_keys())], ..Settings::default() };
     settings.cache.bytes_max = 64 * 1024;
     let identities = Identities::new(settings, Arc::new(Groups::default()), None).unwrap();
     let groups: Vec<String> = (0..100).map(|n| format!("group-{n}")).collect();
@@ -326,7 +326,7 @@ fn the_cache_holds_no_more_than_its_bound() {
 #[test]
 fn a_reload_keeps_what_still_holds() {
     let clock = Clock::by_hand(NOW_S);
-    let settings = Settings { issuers: vec![pinned("acme", ISSUER, &all_keys())], cache: Default::default() };
+    let settings = Settings { issuers: vec![pinned("acme", ISSUER, &all_keys())], ..Settings::default() };
     let first = Identities::new(settings.clone(), Arc::new(Groups::default()), None).unwrap();
     let token = P256_A.sign(Algorithm::ES256, "e", &good_claims());
     let verified = of(&first, &token, clock.now()).unwrap();
@@ -347,7 +347,7 @@ fn a_reload_keeps_what_still_holds() {
 #[test]
 fn settings_that_cannot_work_are_refused() {
     let new = |issuers| {
-        let settings = Settings { issuers, cache: CacheSettings::default() };
+        let settings = Settings { issuers, ..Settings::default() };
         Identities::new(settings, Arc::new(Groups::default()), None).map(drop)
     };
     let twice = vec![pinned("a", ISSUER, &all_keys()), pinned("b", ISSUER, &all_keys())];
