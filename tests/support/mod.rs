@@ -5,6 +5,7 @@ pub mod relay;
 pub mod scripted;
 pub mod spop;
 pub mod stack;
+pub mod tls;
 pub mod web;
 pub mod written;
 
