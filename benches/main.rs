@@ -4,8 +4,14 @@
 //! `verify` is the check of a signature alone, by algorithm: what one core pays for a token it has not seen, and why the
 //! slower ones are checked beside the connection and not on it. `miss` is all that one such token takes.
 //!
+//! `api key` and `certificate` are the look-ups of callers without a token, `constant time` whether the time that one takes
+//! says anything about a key.
+//!
 //! The work: an ES256 token of about 900 bytes, verified once and then cached; issuer, audience and group rule; one
 //! per-user limit. `make bench` runs them; figures worth keeping go into docs/performance.md, as ratios.
+
+mod constant_time;
+mod credentials;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -275,5 +281,5 @@ fn verify(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages, limit, verify);
+criterion_group!(benches, stages, limit, verify, credentials::credentials, constant_time::api_keys);
 criterion_main!(benches);

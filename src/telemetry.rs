@@ -332,6 +332,10 @@ pub struct Snapshot {
     pub memory_counters_evicted: u64,
     /// Verified tokens in the cache.
     pub tokens_cached: u64,
+    /// Each file of API keys.
+    pub key_files: Vec<KeyFileSnapshot>,
+    /// Client certificates whose owners are known.
+    pub certificates_known: u64,
     /// Log lines dropped.
     pub log_lines_dropped: u64,
     /// Background tasks that panicked and were begun again.
@@ -372,6 +376,17 @@ pub struct IntrospectionSnapshot {
     pub hits: u64,
     /// Good tokens that are known.
     pub known: u64,
+}
+
+/// One file of API keys.
+#[derive(Clone, Debug)]
+pub struct KeyFileSnapshot {
+    /// The config's name for it.
+    pub name: String,
+    /// Keys in force.
+    pub keys: u64,
+    /// Whether they are those that are in it now.
+    pub is_current: bool,
 }
 
 /// The shared counters.
@@ -444,6 +459,22 @@ impl Collector for Snapshot {
             }
         }
         self.introspection(&mut encoder)?;
+        type OfFile = fn(&KeyFileSnapshot) -> u64;
+        let of_files: [(&str, &str, OfFile); 2] = [
+            ("api_keys", "API keys in force", |file| file.keys),
+            (
+                "api_keys_current",
+                "1 unless the file of keys as it is now was refused and an earlier version is in force",
+                |file| u64::from(file.is_current),
+            ),
+        ];
+        for (name, help, value) in of_files {
+            let probe = gauge(0);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for file in &self.key_files {
+                gauge(value(file)).encode(family.encode_family(&[("file", file.name.as_str())])?)?;
+            }
+        }
         if let Some(store) = self.store {
             let up = gauge(u64::from(store.reachable));
             up.encode(encoder.encode_descriptor("store_up", "1 while Redis answers", None, up.metric_type())?)?;
@@ -464,6 +495,7 @@ impl Collector for Snapshot {
         for (name, help, value) in [
             ("memory_counters", "Limit counters in memory", self.memory_counters),
             ("tokens_cached", "Verified tokens in the cache", self.tokens_cached),
+            ("certificates_known", "Client certificates whose owners are known", self.certificates_known),
         ] {
             let value = gauge(value);
             value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;

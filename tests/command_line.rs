@@ -172,3 +172,95 @@ fn completions_know_every_subcommand() {
         assert!(stdout(&output).contains(name), "{name}");
     }
 }
+
+#[test]
+fn a_key_is_printed_once_and_its_file_keeps_what_people_wrote() {
+    let folder = folder();
+    let file = folder.path().join("partners.keys");
+    let path = file.to_str().unwrap();
+    let new = |more: &[&str]| tollgate(&[&["api-key", "new", "--user", "alice", "--expires", "90d"], more].concat());
+
+    // Without a file: the key, and what belongs into one.
+    let output = new(&["--group", "ops", "--group", "a, b", "--note", "CI: \"main\""]);
+    let said = stdout(&output);
+    let (key, entry) = said.split_once("\n\n").unwrap();
+    assert!(key.len() == 61 && key.starts_with("tg_") && !entry.contains(&key[12..]), "{said}");
+    assert!(
+        entry.contains(&format!("prefix: \"{}\"", &key[3..11])) && entry.contains("groups: [ops, \"a, b\"]"),
+        "{entry}"
+    );
+
+    // Into a file that is not there, then behind what is.
+    let first = stdout(&new(&["--file", path]));
+    let second = stdout(&new(&["--file", path, "--scope", "read"]));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("# API keys") && text.matches("- prefix").count() == 2, "{text}");
+    let listed = stdout(&tollgate(&["api-key", "list", "--file", path]));
+    let rows: Vec<&str> = listed.lines().skip(1).collect();
+    for (row, key) in rows.iter().zip([&first, &second]) {
+        assert!(row.starts_with(&key[3..11]) && row.contains("alice") && !listed.contains(&key[12..55]), "{listed}");
+    }
+    assert_eq!(rows.len(), 2, "{listed}");
+
+    let hash = "ab".repeat(32);
+    for (written, expected) in [
+        ("[]\n".to_owned(), Some("- prefix")),
+        ("# none yet\n[]".to_owned(), Some("# none yet\n- prefix")),
+        (
+            format!("  # of Bob\n  - {{ prefix: Ab3dE5g7, sha256: {hash}, user: bob }} # the first"),
+            Some("# the first\n  - prefix"),
+        ),
+        (format!("- {{ prefix: Ab3dE5g7, sha256: {hash}, user: bob }}\n\n# end\n\n"), Some("# end\n\n- prefix")),
+        (format!("[{{ prefix: Ab3dE5g7, sha256: {hash}, user: bob }}]\n"), None),
+    ] {
+        std::fs::write(&file, &written).unwrap();
+        let output = new(&["--file", path]);
+        let text = std::fs::read_to_string(&file).unwrap();
+        match expected {
+            Some(expected) => {
+                assert!(output.status.success() && text.contains(expected), "{written}\n{text}\n{output:?}")
+            }
+            None => {
+                assert_eq!(
+                    (output.status.code(), stdout(&output)),
+                    (Some(1), String::new()),
+                    "no key that is in no file"
+                );
+                assert_eq!(text, written);
+            }
+        }
+    }
+    for (written, code) in [("- { user: bob }\n", 64), ("", 64)] {
+        std::fs::write(&file, written).unwrap();
+        for arguments in [vec!["api-key", "new", "--user", "a", "--expires", "1d"], vec!["api-key", "list"]] {
+            let output = tollgate(&[&arguments[..], &["--file", path]].concat());
+            assert_eq!(
+                (output.status.code(), stdout(&output)),
+                (Some(code), String::new()),
+                "{written:?} {arguments:?}"
+            );
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
+    }
+    // Nothing is left beside it.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let output = tollgate(&["api-key", "new", "--user", "a", "--expires", "2020-01-01"]);
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("over already"), "{output:?}");
+}
+
+#[test]
+fn keys_made_at_once_are_all_in_the_file() {
+    let folder = folder();
+    let file = folder.path().join("partners.keys");
+    let mut keys: Vec<String> = std::thread::scope(|scope| {
+        let make = || {
+            let user = ["api-key", "new", "--user", "alice", "--expires", "never", "--file"];
+            stdout(&tollgate(&[&user[..], &[file.to_str().unwrap()]].concat()))[3..11].to_owned()
+        };
+        let made: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+        made.into_iter().map(|made| made.join().unwrap()).collect()
+    });
+    let text = std::fs::read_to_string(&file).unwrap();
+    keys.retain(|prefix| !text.contains(prefix));
+    assert_eq!(keys, Vec::<String>::new(), "{text}");
+}

@@ -21,7 +21,7 @@ use tollgate::server::socket::Listener;
 use tollgate::supervise;
 use tollgate::telemetry::{self, LogFormat, Telemetry};
 
-use super::{Failure, failed, stop_on_signal};
+use super::{Failure, failed, key_files, stop_on_signal};
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
@@ -92,12 +92,17 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     let (probed, probed_until) = (Arc::clone(&live), end.clone());
     let probing = tokio::spawn(supervise::run("probe", move || probe(Arc::clone(&probed), probed_until.clone())));
 
+    let (watched, watch_clock, watched_until) = (Arc::clone(&live), clock.clone(), end.clone());
+    let watch = move || key_files::watch(Arc::clone(&watched), watch_clock.clone(), watched_until.clone());
+    let watching = tokio::spawn(supervise::run("API keys", watch));
+
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "tollgate serves");
     server::serve(listeners, spop, Arc::clone(&live) as _, clock, telemetry, stop).await;
     tracing::info!("drained");
     end.cancel();
     let _ = reloading.await;
     let _ = probing.await;
+    let _ = watching.await;
     if let Some(admin) = admin {
         // A caller of the admin side that never ends its request does not keep the agent.
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;

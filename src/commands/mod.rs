@@ -1,7 +1,9 @@
 //! What each subcommand does.
 
 mod agent;
+mod api_key;
 mod inspect;
+mod key_files;
 mod revoke;
 
 use std::error::Error;
@@ -14,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::Clock;
 use tollgate::config::ConfigErrors;
-use tollgate::config::flags::{Cli, Command, DevIdpArgs};
+use tollgate::config::flags::{ApiKeyCommand, Cli, Command, DevIdpArgs};
 use tollgate::dev_idp;
 use tollgate::telemetry::{self, LogFormat};
 
@@ -26,6 +28,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Explain(flags) => runtime()?.block_on(inspect::explain(flags)),
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
         Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
+        Command::ApiKey(ApiKeyCommand::New(flags)) => api_key::new(&flags),
+        Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),
         Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());

@@ -48,6 +48,11 @@ impl ConfigErrors {
         ConfigErrors { file: file.to_owned(), problems }
     }
 
+    /// Where they are.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The problems, in the file's order.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

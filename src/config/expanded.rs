@@ -8,7 +8,7 @@ use super::counters::WrittenUrl;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
-use super::{Config, secrets};
+use super::{Config, api_keys, certificates, secrets};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::settings::{AtStart, ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
@@ -29,6 +29,8 @@ impl Config {
         if let Some(path) = &self.identity.state_dir {
             put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
         }
+        api_keys::expand(&self.identity.api_keys, &mut out);
+        certificates::expand(&self.identity.certificates, &mut out);
         self.groups_and_counters(&mut out);
         if let Some(revocations) = &self.identity.revocations {
             put(&mut out, format_args!("\nrevocations:\n  at_start: {}\n", word(revocations.at_start, AtStart::NAMES)));
@@ -357,7 +359,7 @@ pub(super) fn text(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
+pub(super) fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a `String` cannot fail.
     let _ = out.write_fmt(line);
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Config;
 use super::limits::{show_key_part, show_period};
 use super::values::show_duration;
+use super::{Config, api_keys, certificates};
 use crate::identity::GroupSet;
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::settings::KeyOrigin;
@@ -22,6 +22,8 @@ impl Config {
         if let Some(path) = &self.identity.state_dir {
             facts.push(format!("key sets are kept in {}, for a start without their provider", path.display()));
         }
+        facts.extend(api_keys::facts(&self.identity.api_keys));
+        facts.extend(certificates::facts(&self.identity.certificates));
         facts.push(self.counting());
         for limit in &self.written.limits {
             facts.extend(self.bounds(limit));

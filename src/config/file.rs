@@ -59,9 +59,20 @@ pub(super) struct SyntaxError {
 impl Node {
     /// Reads the one document of `text`.
     pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
+        // What the library allows; 1 MiB of text does not come near.
+        Node::parse_list(text, 250_000)
+    }
+
+    /// The same for a long list, of `nodes_max` nodes at most.
+    pub(super) fn parse_list(text: &str, nodes_max: usize) -> Result<Node, SyntaxError> {
         let options = serde_saphyr::options! {
             // The reader's recursion is as deep as the document; the deepest that means anything is 8.
-            budget: serde_saphyr::budget! { max_depth: 32, },
+            budget: serde_saphyr::budget! {
+                max_depth: 32,
+                max_nodes: nodes_max,
+                // Each node is an event, and the end of a list or a map another one.
+                max_events: nodes_max.saturating_mul(4),
+            },
             // A real config replays a few groups or limits. 10,000 nodes of an alias bomb are one megabyte.
             alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000, },
             duplicate_keys: DuplicateKeyPolicy::PassThrough,

@@ -38,6 +38,9 @@ pub enum Command {
     /// Revoke a token, a subject, a session or all of an issuer's tokens, for every agent within a second
     #[command(after_help = REVOKE)]
     Revoke(RevokeArgs),
+    /// Make API keys, and list those of a file
+    #[command(subcommand, after_help = API_KEY)]
+    ApiKey(ApiKeyCommand),
     /// Run a small OIDC provider for demos and tests, on loopback only
     #[command(after_help = DEV_IDP)]
     DevIdp(DevIdpArgs),
@@ -217,6 +220,59 @@ pub struct SpanArgs {
     pub skew: Duration,
 }
 
+/// `tollgate api-key`.
+#[derive(Debug, Subcommand)]
+pub enum ApiKeyCommand {
+    /// Make a key: it is printed once, and only its hash is kept
+    #[command(after_help = API_KEY_NEW)]
+    New(NewKeyArgs),
+    /// List the keys of a file
+    #[command(after_help = API_KEY_LIST)]
+    List(ListKeysArgs),
+}
+
+/// `tollgate api-key new`.
+#[derive(Debug, Args)]
+pub struct NewKeyArgs {
+    /// The file to append it to; made if it is not there. Left out: the entry is printed behind the key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// Whom it names
+    #[arg(long, value_parser = plain)]
+    pub user: String,
+    /// A group, as the config's `groups:` has it behind the colon; may be repeated
+    #[arg(long, value_parser = plain)]
+    pub group: Vec<String>,
+    /// A scope; may be repeated
+    #[arg(long, value_parser = scope)]
+    pub scope: Vec<String>,
+    /// When it ends: in `90d`, at `2027-01-01` or `2027-01-01T12:00:00Z` (UTC), or `never`
+    #[arg(long, value_name = "WHEN", value_parser = expires)]
+    pub expires: Expires,
+    /// What people should know about it
+    #[arg(long, value_parser = plain)]
+    pub note: Option<String>,
+}
+
+/// When a key ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expires {
+    /// Not by itself.
+    Never,
+    /// At this second since 1970.
+    At(i64),
+    /// So long after it was made.
+    In(Duration),
+}
+
+/// `tollgate api-key list`.
+#[derive(Debug, Args)]
+pub struct ListKeysArgs {
+    /// The file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+}
+
 /// `tollgate dev-idp`.
 #[derive(Debug, Args)]
 pub struct DevIdpArgs {
@@ -253,6 +309,25 @@ const SKEW_MAX: Duration = Duration::from_secs(300);
 
 fn listen(text: &str) -> Result<Listen, String> {
     Listen::parse(text).ok_or_else(|| "expected tcp:ADDRESS:PORT (an IP address) or unix:/PATH".to_owned())
+}
+
+/// What can stand in a file of keys.
+fn plain(text: &str) -> Result<String, String> {
+    let good = !text.is_empty() && !text.chars().any(char::is_control);
+    if good { Ok(text.to_owned()) } else { Err("expected text without control characters".to_owned()) }
+}
+
+fn scope(text: &str) -> Result<String, String> {
+    let good = super::rules::is_scope(text);
+    if good { Ok(text.to_owned()) } else { Err("expected one scope, without spaces and quotes".to_owned()) }
+}
+
+fn expires(text: &str) -> Result<Expires, String> {
+    match text {
+        "never" => Some(Expires::Never),
+        _ => values::date(text).map(Expires::At).or_else(|| values::duration(text).map(Expires::In)),
+    }
+    .ok_or_else(|| "expected 90d, 2027-01-01, 2027-01-01T12:00:00Z (UTC) or never".to_owned())
 }
 
 const EXAMPLES: &str = "\
@@ -302,6 +377,26 @@ Examples:
 
 Exit code 0 means that Redis has it. Whatever can still get new tokens (a refresh token, a session at the provider) must
 be ended there too";
+const API_KEY: &str = "\
+Example:
+  tollgate api-key new --file partners.keys --user alice --group ops --expires 90d
+
+with, in tollgate.yaml:
+  api_keys:
+    partners: { file: partners.keys }
+  groups:
+    ops: [\"partners:ops\"]";
+
+const API_KEY_NEW: &str = "\
+Examples:
+  tollgate api-key new --file partners.keys --user alice --group ops --group dev --expires 90d
+  tollgate api-key new --user ci --scope deploy --expires 2027-01-01
+
+The key is sent as X-API-Key. A running agent knows it within two seconds, and a removed one no more";
+
+const API_KEY_LIST: &str = "\
+Example:
+  tollgate api-key list --file partners.keys";
 
 const DEV_IDP: &str = "\
 Example:
@@ -334,7 +429,9 @@ mod tests {
 
     #[test]
     fn examples_of_the_help_parse() {
-        let help = [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, REVOKE, DEV_IDP, COMPLETIONS].join("\n");
+        let texts =
+            [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, REVOKE, API_KEY, API_KEY_NEW, API_KEY_LIST, DEV_IDP, COMPLETIONS];
+        let help = texts.join("\n");
         let mut count = 0;
         for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
             let line = line.split(" > ").next().unwrap();
@@ -342,7 +439,7 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{error}"));
             count += 1;
         }
-        assert_eq!(count, 17);
+        assert_eq!(count, 21);
     }
 
     #[test]
@@ -360,6 +457,9 @@ mod tests {
             ("revoke --config f issuer acme --skew 6m", "0s to 5m"),
             ("revoke --config f session acme s --skew 1s", "unexpected argument"),
             ("revoke --config f undo 12", "sixteen hex digits"),
+            ("api-key new --user a --expires 1w", "2027-01-01T12:00:00Z"),
+            ("api-key new --user a", "--expires"),
+            ("api-key new --expires never --user a --scope x,\"y", "one scope"),
         ] {
             let error = Cli::try_parse_from(["tollgate"].into_iter().chain(line.split(' '))).unwrap_err();
             assert!(error.to_string().contains(expected), "{line}: {error}");

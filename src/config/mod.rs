@@ -2,13 +2,16 @@
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
 //! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers` with `introspection`,
-//! `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
+//! `api_keys`, `certificates`, `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules
+//! it configures. `facts` and `expanded` are what `check`
 //! says about a config; `flags` is the command line. `main` alone names this module.
 
+pub mod api_keys;
 pub mod error;
 pub mod flags;
 pub mod policy_tests;
 
+mod certificates;
 mod counters;
 mod directories;
 mod expanded;
@@ -132,6 +135,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
+    let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
     let revocations_at = top.take("revocations");
 
@@ -144,7 +148,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         Some(at) => directories::read(at, directory),
         None => Default::default(),
     };
-    let (issuer_names, issuers) =
+    let (mut issuer_names, issuers) =
         issuers_at.map(|at| issuers::read(&at, directory, &directory_names)).unwrap_or_default();
     let basic = basic_at.and_then(|at| directories::basic(&at, &directory_names, &directories));
     if let Some(at) = directories_at.filter(|_| !directory_names.is_empty()) {
@@ -156,6 +160,13 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             key.warn(format!("no issuer has `{name}` in its `groups_from`, so nobody's groups are asked for there"));
         }
     }
+    // Whatever else says who somebody is: its groups are named after it too.
+    let (names, api_keys) =
+        api_keys_at.as_ref().map(|at| api_keys::read(at, directory, &issuer_names)).unwrap_or_default();
+    issuer_names.extend(names);
+    let (names, certificates) =
+        certificates_at.as_ref().map(|at| certificates::read(at, &issuer_names)).unwrap_or_default();
+    issuer_names.extend(names);
     let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
     let members = {
         let without = |issuer: &&issuers::CheckedIssuer| issuer.settings.claims.groups.is_empty();
@@ -172,7 +183,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let available = available(&issuers, basic.is_some());
+    let available = available(&issuers, basic.is_some(), api_keys_at.is_some(), certificates_at.is_some());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -214,7 +225,16 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, directories, basic, cache, state_dir, revocations },
+        identity: identity::settings::Settings {
+            issuers: settings,
+            directories,
+            basic,
+            cache,
+            state_dir,
+            revocations,
+            api_keys,
+            certificates,
+        },
         groups: Arc::new(groups),
         counters,
         policy,
@@ -232,7 +252,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available(issuers: &[issuers::CheckedIssuer], basic: bool) -> Accepted {
+fn available(issuers: &[issuers::CheckedIssuer], basic: bool, api_keys: bool, certificates: bool) -> Accepted {
     let jwts = issuers.iter().any(|issuer| issuer.settings.tokens != TokenUse::Opaque);
     let opaque = issuers.iter().any(|issuer| issuer.settings.introspection.is_some());
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
@@ -240,9 +260,9 @@ fn available(issuers: &[issuers::CheckedIssuer], basic: bool) -> Accepted {
         CredentialKind::Jwt => jwts || !opaque,
         CredentialKind::Opaque => opaque,
         CredentialKind::Basic => basic,
-        CredentialKind::Anonymous | CredentialKind::Dpop | CredentialKind::ApiKey | CredentialKind::Certificate => {
-            false
-        }
+        CredentialKind::ApiKey => api_keys,
+        CredentialKind::Certificate => certificates,
+        CredentialKind::Anonymous | CredentialKind::Dpop => false,
     }))
 }
 

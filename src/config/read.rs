@@ -47,6 +47,11 @@ impl<'a> Report<'a> {
         At { key: String::new(), place: node.place, node, report: self }
     }
 
+    /// How many errors there are so far.
+    pub(super) fn errors(&self) -> usize {
+        self.errors.borrow().len()
+    }
+
     /// Errors and warnings.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<Problem>) {
         let (mut errors, mut warnings) = (self.errors.into_inner(), self.warnings.into_inner());
@@ -256,6 +261,14 @@ impl<'a> At<'a> {
                 self.refuse_kind(expected);
                 None
             }
+        }
+    }
+
+    /// The items of a list that may be empty where nobody could read that in two ways.
+    pub(super) fn list_or_none(&self, expected: &str) -> Option<Vec<At<'a>>> {
+        match &self.node.kind {
+            Kind::List(items) => Some(self.items(items)),
+            _ => self.list(expected),
         }
     }
 

@@ -254,10 +254,9 @@ fn group(at: &At<'_>, names: Names<'_>) -> Option<GroupId> {
     id
 }
 
-fn scope(at: &At<'_>) -> Option<String> {
+pub(super) fn scope(at: &At<'_>) -> Option<String> {
     let text = at.text(SCOPES)?;
-    // RFC 6749, section 3.3: scope-token.
-    if !text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+    if !is_scope(text) {
         at.refuse(
             format!("{} is not one scope", quote(text)),
             "scopes without spaces, quotes and backslashes, one an item",
@@ -265,6 +264,11 @@ fn scope(at: &At<'_>) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
+}
+
+/// RFC 6749, section 3.3: scope-token.
+pub(super) fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 fn claims(at: &At<'_>) -> Vec<(ClaimPath, Vec<Value>)> {

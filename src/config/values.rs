@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use x509_cert::der::DateTime;
+
 /// `250ms`, `40s`, `5m`, `8h`, `2d`: a whole number and one unit.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
@@ -69,6 +71,21 @@ pub(super) fn rate(text: &str) -> Option<(u64, Duration)> {
     Some((count, Duration::from_millis(number.checked_mul(ms)?)))
 }
 
+/// `2027-01-01`, or `2027-01-01T12:00:00Z` (RFC 3339 in UTC), in seconds since 1970. A date is its first second.
+pub(super) fn date(text: &str) -> Option<i64> {
+    let time = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let date: DateTime = time.parse().ok()?;
+    i64::try_from(date.unix_duration().as_secs()).ok()
+}
+
+/// The date, with the time where it is not midnight.
+pub(super) fn show_date(seconds: i64) -> String {
+    let date = u64::try_from(seconds).ok().map(Duration::from_secs).and_then(|s| DateTime::from_unix_duration(s).ok());
+    let Some(date) = date else { return seconds.to_string() };
+    let text = date.to_string();
+    text.strip_suffix("T00:00:00Z").map_or(text.clone(), str::to_owned)
+}
+
 /// The number in front, which must be there, and the rest.
 fn split(text: &str) -> Option<(u64, &str)> {
     let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -114,6 +131,32 @@ mod tests {
             assert_eq!(read, ms.map(Duration::from_millis), "{text}");
             assert_eq!(read.map(show_duration).unwrap_or_default(), shown, "{text}");
         }
+    }
+
+    #[test]
+    fn dates_read_as_written() {
+        for (text, seconds) in [
+            ("1970-01-01", Some(0)),
+            ("2027-01-01", Some(1_798_761_600)),
+            ("2028-02-29", Some(1_835_395_200)),
+            ("2027-01-15T08:00:00Z", Some(1_800_000_000)),
+            ("2027-02-29", None),
+            ("2027-13-01", None),
+            ("2027-1-1", None),
+            ("27-01-01", None),
+            ("2027-01-01T24:00:00Z", None),
+            ("2027-01-01T12:00:00", None),
+            ("2027-01-01T12:00:00+01:00", None),
+            ("2027-01-01 12:00:00Z", None),
+            ("1969-12-31", None),
+            ("+027-01-01", None),
+            ("\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", None),
+            ("", None),
+        ] {
+            assert_eq!(date(text), seconds, "{text}");
+            assert_eq!(seconds.map(show_date), seconds.map(|_| text.to_owned()));
+        }
+        assert_eq!(show_date(i64::MAX), i64::MAX.to_string());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::settings::{ClaimPath, ClaimPattern, IssuerSettings};
-use super::{Groups, Identity, Rejection, claims};
+use super::{CredentialKind, GroupSet, Groups, Identity, Rejection, claims};
 use crate::clock::Now;
 use crate::trace::Trace;
 
@@ -54,6 +54,33 @@ pub(super) fn assume(
         token.insert(name.clone(), value.clone());
     }
     claims::check(token, issuer, groups, now, &mut Trace::off()).map(Arc::new)
+}
+
+/// The identity that a key of a file, or a certificate, with these groups would bring. Neither has claims of its own to
+/// get wrong.
+pub(super) fn assume_of(
+    assumed: &Assumed,
+    credential: CredentialKind,
+    name: &Arc<str>,
+    groups: &Groups,
+) -> Arc<Identity> {
+    let user = assumed.user.as_deref().unwrap_or("somebody");
+    let mut set = GroupSet::default();
+    for id in assumed.groups.iter().flat_map(|group| groups.of(name, group)) {
+        set.insert(*id);
+    }
+    Arc::new(Identity {
+        credential,
+        issuer_name: Arc::clone(name),
+        issuer: name.to_string(),
+        user: user.to_owned(),
+        subject: user.to_owned(),
+        groups_joined: groups.join(&set),
+        groups: set,
+        scopes: assumed.scopes.clone(),
+        claims: assumed.claims.iter().cloned().collect(),
+        ..Identity::anonymous()
+    })
 }
 
 fn put(claims: &mut Map<String, Value>, path: &ClaimPath, value: Value) {

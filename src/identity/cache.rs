@@ -217,7 +217,7 @@ impl Expiry<Box<[u8]>, Arc<Verified>> for UntilEnd {
     }
 }
 
-fn identity_bytes(identity: &Identity) -> usize {
+pub(super) fn identity_bytes(identity: &Identity) -> usize {
     let strings = [
         &identity.issuer,
         &identity.user,

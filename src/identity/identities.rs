@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::api_keys::{ApiKeys, KeyFileStatus, PrefixTaken};
 use super::basic::{self, Passwords};
 use super::cache::{Grounds, TokenCache};
+use super::certificates::Certificates;
 use super::credential::{self, Presented};
 use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
 use super::opaque::Introspector;
 use super::revocation::{RevocationStatus, Revocations};
-use super::settings::{IssuerSettings, Settings, TokenUse};
+use super::settings::{IssuerSettings, KeyFile, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, breaker, claims};
+use super::{Accepted, Assumed, CredentialKind, Groups, Identity, Rejection, assume, breaker, claims};
 use crate::clock::{Clock, Now};
 use crate::link::StoreError;
 use crate::request::Request;
@@ -37,6 +39,8 @@ pub struct Identities {
     /// Of the issuers that are asked about tokens, in the config's order.
     pub(super) introspectors: Vec<Arc<Introspector>>,
     revocations: Option<Arc<Revocations>>,
+    api_keys: ApiKeys,
+    certificates: Certificates,
     anonymous: Arc<Identity>,
 }
 
@@ -119,7 +123,7 @@ impl Identities {
 
     /// `pace` is for keys, `asking` for questions about tokens.
     pub(super) fn with_paces(
-        settings: Settings,
+        mut settings: Settings,
         groups: Arc<Groups>,
         previous: Option<&Identities>,
         pace: Pace,
@@ -153,10 +157,14 @@ impl Identities {
             let new = || Introspector::new(issuer, &groups, settings.cache, asking).map(Arc::new);
             introspectors.extend(kept.or_else(new));
         }
+        // No cached verdict rests on them.
+        let api_keys = ApiKeys::new(std::mem::take(&mut settings.api_keys), &groups);
         // A cached identity holds policy groups as numbers, so the same groups are part of what it rests on.
-        let cache = match previous {
-            Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
-            _ => TokenCache::new(settings.cache),
+        let (cache, certificates) = match previous {
+            Some(previous) if previous.settings == settings && *previous.groups == *groups => {
+                (previous.cache.clone(), previous.certificates.clone())
+            }
+            _ => (TokenCache::new(settings.cache), Certificates::default()),
         };
         let directories = Directories::new(&settings.directories, previous.map(|previous| &previous.directories));
         let passwords = passwords(&settings, &groups, previous)?;
@@ -181,6 +189,8 @@ impl Identities {
             cache,
             introspectors,
             revocations,
+            api_keys,
+            certificates,
             anonymous,
         })
     }
@@ -223,8 +233,14 @@ impl Identities {
         Arc::clone(&self.anonymous)
     }
 
-    /// The identity that a token with these claims would bring, for policy tests; `None` where there is no such issuer.
+    /// The identity that a token with these claims would bring, or a key or a certificate with these groups, for policy
+    /// tests; `None` where nothing is called so.
     pub fn assume(&self, issuer_name: &str, assumed: &Assumed, now: Now) -> Option<Result<Arc<Identity>, Rejection>> {
+        let certificates = self.settings.certificates.iter().map(|of| &of.name).find(|name| ***name == *issuer_name);
+        let named = self.api_keys.named(issuer_name).map(|name| (CredentialKind::ApiKey, name));
+        if let Some((kind, name)) = named.or(certificates.map(|name| (CredentialKind::Certificate, name))) {
+            return Some(Ok(assume::assume_of(assumed, kind, name, &self.groups)));
+        }
         let issuer = self.settings.issuers.iter().find(|issuer| *issuer.name == *issuer_name)?;
         Some(assume::assume(assumed, issuer, &self.groups, now))
     }
@@ -252,6 +268,26 @@ impl Identities {
     /// Verified tokens held, and their weight in bytes.
     pub fn cached(&self) -> (u64, u64) {
         self.cache.size()
+    }
+
+    /// How each file of API keys is doing, in the config's order.
+    pub fn key_files(&self) -> Vec<KeyFileStatus> {
+        self.api_keys.status()
+    }
+
+    /// Puts another version of a file of API keys in force at once; `false` where it is the same as before.
+    pub fn replace_key_file(&self, file: &KeyFile) -> Result<bool, PrefixTaken> {
+        self.api_keys.replace(file)
+    }
+
+    /// Notes that the file of API keys as it is now is refused; the version in force stays.
+    pub fn refuse_key_file(&self, name: &str) {
+        self.api_keys.refuse(name);
+    }
+
+    /// Client certificates whose owners are known.
+    pub fn certificates_known(&self) -> u64 {
+        self.certificates.len()
     }
 
     /// Waits until each issuer's first fetch has ended, well or badly; after [`Identities::spawn`].
@@ -291,8 +327,13 @@ impl Identities {
             Presented::Jwt(token) => self.jwt(token, answers, now, trace),
             Presented::Opaque(token) => self.opaque(request, token, answers, now, trace),
             Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
+            Presented::ApiKey(key) => Ok(self.api_keys.find(key, now, trace)?),
+            Presented::Certificate => {
+                let settings = &self.settings.certificates;
+                Ok(self.certificates.find(&request.certificate, settings, &self.groups, now, trace)?)
+            }
             // The config lets a rule accept only what is there.
-            Presented::Dpop(_) | Presented::ApiKey(_) | Presented::Certificate => {
+            Presented::Dpop(_) => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }?;

@@ -10,12 +10,18 @@
 //! Of tokens that are no JWT: `opaque` (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once
 //! at a time, and so many at once), `breaker` (not while it does not answer).
 //!
+//! Of other credentials: `api_key` (what one looks like), `api_keys` (whom each names), `certificates` (whom a client
+//! certificate names), `x509` (what it says).
+//!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
+pub mod api_key;
+mod api_keys;
 mod assume;
 mod basic;
 mod breaker;
 mod cache;
+mod certificates;
 mod claim_path;
 mod claims;
 mod credential;
@@ -46,9 +52,11 @@ mod tests;
 mod token;
 mod unknown;
 mod wait;
+mod x509;
 
 use std::sync::Arc;
 
+pub use api_keys::{KeyFileStatus, PrefixTaken};
 pub use assume::Assumed;
 pub use credential::{Accepted, CredentialKind, token_id};
 pub use groups::{GroupId, GroupSet, Groups};

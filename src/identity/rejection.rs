@@ -59,11 +59,23 @@ pub enum Rejection {
     TokenInactive,
     /// The issuer could not be asked about the token, or not in time. Ours, not the caller's.
     IntrospectionUnavailable,
+    /// No file of keys has this API key: its prefix is unknown, or its secret is wrong.
+    ApiKeyUnknown,
+    /// The API key has expired.
+    ApiKeyExpired,
+    /// HAProxy did not verify the client certificate, or does not say that it did.
+    CertificateUnverified,
+    /// The client certificate did not come along, or is no certificate.
+    CertificateMalformed,
+    /// The client certificate's validity is over, or is yet to come.
+    CertificateExpired,
+    /// The config's `certificates:` say nothing of this client certificate, or nothing definite.
+    CertificateUnmapped,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 28] = [
+    pub const ALL: [Rejection; 34] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -92,6 +104,12 @@ impl Rejection {
         Rejection::RevocationsUnknown,
         Rejection::TokenInactive,
         Rejection::IntrospectionUnavailable,
+        Rejection::ApiKeyUnknown,
+        Rejection::ApiKeyExpired,
+        Rejection::CertificateUnverified,
+        Rejection::CertificateMalformed,
+        Rejection::CertificateExpired,
+        Rejection::CertificateUnmapped,
     ];
 
     /// The `reason` code.
@@ -162,6 +180,13 @@ impl Rejection {
             Rejection::IntrospectionUnavailable => {
                 ("introspection_unavailable", "The token's issuer cannot be asked about it at the moment")
             }
+            Rejection::IdentityUnsafe => ("identity_unsafe", "The credential has a value with control characters"),
+            Rejection::ApiKeyUnknown => ("api_key_unknown", "The API key is not known"),
+            Rejection::ApiKeyExpired => ("api_key_expired", "The API key has expired"),
+            Rejection::CertificateUnverified => ("certificate_unverified", "The client certificate was not verified"),
+            Rejection::CertificateMalformed => ("certificate_malformed", "The client certificate cannot be read"),
+            Rejection::CertificateExpired => ("certificate_expired", "The client certificate is not valid now"),
+            Rejection::CertificateUnmapped => ("certificate_unmapped", "The client certificate names nobody here"),
         }
     }
 }

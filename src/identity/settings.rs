@@ -8,6 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use url::Url;
 
+pub use super::api_keys::{ApiKey, FileStamp, KeyFile};
+pub use super::certificates::{ALTERNATIVES, ATTRIBUTES, CertificateSettings};
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
 use crate::link::RedisSettings;
@@ -28,6 +30,10 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// Where revocations are, if anywhere.
     pub revocations: Option<RevocationSettings>,
+    /// Files of API keys; the stage takes them out.
+    pub api_keys: Vec<KeyFile>,
+    /// Whom client certificates name, in the config's order.
+    pub certificates: Vec<CertificateSettings>,
 }
 
 impl Settings {

@@ -24,7 +24,7 @@ use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
 use crate::telemetry::{
-    IntrospectionSnapshot, IssuerSnapshot, RevocationsSnapshot, Snapshot, StoreSnapshot, Telemetry,
+    IntrospectionSnapshot, IssuerSnapshot, KeyFileSnapshot, RevocationsSnapshot, Snapshot, StoreSnapshot, Telemetry,
 };
 
 /// What the admin side shows.
@@ -235,6 +235,17 @@ fn snapshot(admin: &Admin) -> Snapshot {
         memory_counters: memory.live,
         memory_counters_evicted: memory.evicted_live,
         tokens_cached: pipeline.identities.cached().0,
+        key_files: pipeline
+            .identities
+            .key_files()
+            .into_iter()
+            .map(|file| KeyFileSnapshot {
+                name: file.name.to_string(),
+                keys: file.keys as u64,
+                is_current: file.is_current,
+            })
+            .collect(),
+        certificates_known: pipeline.identities.certificates_known(),
         tasks_restarted: supervise::restarts(),
         log_lines_dropped: admin.log_dropped.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64),
     }

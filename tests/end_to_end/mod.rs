@@ -5,6 +5,8 @@
 //! stop and come back), `rolling`
 //! (agents that are restarted or die under load, with each HAProxy line).
 
+mod api_keys;
+mod certificates;
 mod directories;
 mod faults;
 mod limits;

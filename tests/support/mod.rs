@@ -6,6 +6,7 @@ pub mod scripted;
 pub mod slapd;
 pub mod spop;
 pub mod stack;
+pub mod tls;
 pub mod web;
 pub mod written;
 

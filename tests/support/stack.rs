@@ -253,6 +253,11 @@ impl Haproxy {
 
     /// The same with a given HAProxy.
     pub async fn start_program(haproxy: &str, agents: &[&str], apps: &[u16]) -> Haproxy {
+        Haproxy::start_with_env(haproxy, agents, apps, &[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn start_with_env(haproxy: &str, agents: &[&str], apps: &[u16], more: &[(&str, &str)]) -> Haproxy {
         let folder = folder();
         let log = folder.path().join("haproxy.log");
         let port = free_port();
@@ -269,6 +274,7 @@ impl Haproxy {
             ("TOLLGATE_APP_3", &apps[2]),
             ("TOLLGATE_AGENT_1", agents[0]),
         ];
+        env.extend(more);
         if let Some(second) = agents.get(1) {
             env.push(("TOLLGATE_AGENT_2", second));
         }
