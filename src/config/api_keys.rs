@@ -26,7 +26,7 @@ pub struct Checked {
     pub exposed: Option<&'static str>,
 }
 
-/// Reads the file of keys at `path`, at most 16 MiB and 100,000 keys, under the config's name for it.
+/// Reads the file of keys at `path`, at most 32 MiB and 100,000 keys, under the config's name for it.
 pub fn read_file(name: &str, path: &Path) -> Result<Checked, ConfigErrors> {
     let unreadable = |what: String| {
         let problem =
@@ -35,11 +35,22 @@ pub fn read_file(name: &str, path: &Path) -> Result<Checked, ConfigErrors> {
     };
     let (written, metadata) =
         read_text(path).map_err(|error| unreadable(format!("cannot read the API keys: {error}")))?;
-    let keys = parse(&written, path)?;
+    check(name, path, &written, &metadata)
+}
+
+/// The same of a file that was read with [`read_text`].
+pub fn check(name: &str, path: &Path, written: &str, metadata: &std::fs::Metadata) -> Result<Checked, ConfigErrors> {
+    let keys = parse(written, path)?;
+    let digest = digest(written);
+    let file = KeyFile { name: name.into(), path: path.to_owned(), stamp: FileStamp::of(metadata), digest, keys };
+    Ok(Checked { file, exposed: exposed(metadata.permissions().mode()) })
+}
+
+/// What tells one version of a file from another.
+pub fn digest(written: &str) -> [u8; 32] {
     let mut digest = [0; 32];
     digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, written.as_bytes()).as_ref());
-    let file = KeyFile { name: name.into(), path: path.to_owned(), stamp: FileStamp::of(&metadata), digest, keys };
-    Ok(Checked { file, exposed: exposed(metadata.permissions().mode()) })
+    digest
 }
 
 /// The keys that `written` lists. `path` is where it is from, for messages.
@@ -273,7 +284,8 @@ const USER: &str = "the name of a user";
 const GROUPS: &str = "a list of groups";
 const EXPIRES: &str = "the first moment at which it is refused, in UTC: `2027-01-01` or `2027-01-01T12:00:00Z`";
 
-const BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Room for 330 bytes a key; as they are made, with a note, they have some 180.
+const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// Half a kilobyte each, once they are in force.
 const KEYS_MAX: usize = 100_000;
