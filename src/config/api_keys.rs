@@ -300,7 +300,7 @@ const EXPIRES: &str = "the first moment at which it is refused, in UTC: `2027-01
 /// Room for 330 bytes a key; as they are made, with a note, they have some 180.
 const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// Half a kilobyte each, once they are in force.
+/// Some 800 bytes each, once they are in force.
 const KEYS_MAX: usize = 100_000;
 
 /// A key has some 18: a map, seven members with their names and values, two lists, and what is in them.
