@@ -21,7 +21,7 @@ const MEASUREMENTS: usize = 1_000_000;
 const KEYS: usize = 256;
 const BEYOND: f64 = 4.5;
 
-pub fn api_keys(_: &mut Criterion) {
+pub(crate) fn api_keys(_: &mut Criterion) {
     let clock = Clock::by_hand(1_800_000_000);
     let accepted = Accepted::new([CredentialKind::ApiKey]);
     let made: Vec<NewKey> = (0..KEYS).map(|_| api_key::make().unwrap()).collect();

@@ -13,7 +13,7 @@ use tollgate::identity::{Accepted, Answers, CredentialKind, Groups, Identified, 
 use tollgate::request::{Certificate, Request};
 use tollgate::trace::Trace;
 
-pub fn entry(made: &NewKey, sha256: [u8; 32]) -> ApiKey {
+pub(crate) fn entry(made: &NewKey, sha256: [u8; 32]) -> ApiKey {
     ApiKey {
         prefix: made.prefix,
         sha256,
@@ -26,7 +26,7 @@ pub fn entry(made: &NewKey, sha256: [u8; 32]) -> ApiKey {
 }
 
 /// A stage with these keys.
-pub fn with_keys(keys: Vec<ApiKey>) -> Identities {
+pub(crate) fn with_keys(keys: Vec<ApiKey>) -> Identities {
     let file = KeyFile {
         name: "partners".into(),
         path: Path::new("partners.keys").to_owned(),
@@ -48,11 +48,16 @@ pub fn with_keys(keys: Vec<ApiKey>) -> Identities {
     Identities::new(settings, Arc::new(groups), None).unwrap()
 }
 
-pub fn identify(identities: &Identities, request: &Request<'_>, accepted: &Accepted, clock: &Clock) -> Identified {
+pub(crate) fn identify(
+    identities: &Identities,
+    request: &Request<'_>,
+    accepted: &Accepted,
+    clock: &Clock,
+) -> Identified {
     identities.identify(request, accepted, &Answers::default(), clock.now(), &mut Trace::off())
 }
 
-pub fn credentials(criterion: &mut Criterion) {
+pub(crate) fn credentials(criterion: &mut Criterion) {
     let clock = Clock::system();
     let accepted = Accepted::new([CredentialKind::ApiKey, CredentialKind::Certificate]);
     let made: Vec<NewKey> = (0..100_000).map(|_| api_key::make().unwrap()).collect();
@@ -93,7 +98,7 @@ pub fn credentials(criterion: &mut Criterion) {
         let certificate = Certificate { used: true, verify: Some(0), der: Some(der), ..Certificate::default() };
         Request { certificate, ..Request::default() }
     };
-    let mut find = |der| {
+    let find = |der| {
         let identified = identify(&identities, black_box(&request(der)), &accepted, &clock);
         assert!(matches!(identified, Identified::Known(_)));
     };

@@ -28,7 +28,7 @@ pub(super) async fn watch(live: Arc<Live>, clock: Clock, end: CancellationToken)
             // A large file takes a moment, and a file system may take its time for a small one.
             let looked = tokio::task::spawn_blocking(move || (look(&file, before, now), file));
             let Ok((Some((stamp, read)), file)) = looked.await else { continue };
-            match read.and_then(|checked| put_in_force(checked, &file, &pipeline.identities)) {
+            match read.and_then(|seen| put_in_force(seen, &file, &pipeline.identities)) {
                 Ok(()) => {
                     refused.remove(&file.path);
                 }
@@ -47,10 +47,18 @@ pub(super) async fn watch(live: Arc<Live>, clock: Clock, end: CancellationToken)
     }
 }
 
-type Seen = (Option<FileStamp>, Result<Checked, String>);
+enum Seen {
+    /// The bytes that are in force, in this file.
+    Same(FileStamp),
+    Other(Checked),
+}
 
 /// Reads a file, unless it is the one that is in force, or that was refused.
-fn look(file: &KeyFileStatus, refused: Option<Option<FileStamp>>, now: Now) -> Option<Seen> {
+fn look(
+    file: &KeyFileStatus,
+    refused: Option<Option<FileStamp>>,
+    now: Now,
+) -> Option<(Option<FileStamp>, Result<Seen, String>)> {
     let stamp = stamp(&file.path);
     let settled = stamp.is_none_or(|stamp| stamp.is_settled(now));
     let in_force = stamp == Some(file.stamp) && file.is_current;
@@ -59,18 +67,39 @@ fn look(file: &KeyFileStatus, refused: Option<Option<FileStamp>>, now: Now) -> O
     if settled && (in_force || is_refused) {
         return None;
     }
-    Some((stamp, api_keys::read_file(&file.name, &file.path).map_err(|errors| errors.to_string())))
+    Some((stamp, read(file)))
 }
 
-fn put_in_force(checked: Checked, before: &KeyFileStatus, identities: &Identities) -> Result<(), String> {
-    let Checked { file, exposed } = checked;
-    let changed = identities.replace_key_file(&file).map_err(|taken| format!("{}: {taken}", file.path.display()))?;
-    if changed || !before.is_current {
-        tracing::info!(file = &*file.name, keys = file.keys.len(), "API keys were read again and are in force");
-        if let Some(exposed) = exposed {
-            tracing::warn!("{}: {exposed}", file.path.display());
-        }
+fn read(file: &KeyFileStatus) -> Result<Seen, String> {
+    let shown = file.path.display();
+    let (text, metadata) = api_keys::read_text(&file.path).map_err(|error| format!("{shown}: {error}"))?;
+    // Without the work of reading a large file that was only touched, or that is looked at again for being new.
+    if api_keys::digest(&text) == file.digest {
+        return Ok(Seen::Same(FileStamp::of(&metadata)));
     }
+    let checked = api_keys::check(&file.name, &file.path, &text, &metadata);
+    checked.map(Seen::Other).map_err(|errors| errors.to_string())
+}
+
+fn put_in_force(seen: Seen, before: &KeyFileStatus, identities: &Identities) -> Result<(), String> {
+    let keys = match seen {
+        Seen::Same(stamp) => {
+            identities.confirm_key_file(&before.name, &before.digest, stamp);
+            if before.is_current {
+                return Ok(());
+            }
+            before.keys
+        }
+        Seen::Other(Checked { file, exposed }) => {
+            let taken = |taken| format!("{}: {taken}", file.path.display());
+            identities.replace_key_file(&file).map_err(taken)?;
+            if let Some(exposed) = exposed {
+                tracing::warn!("{}: {exposed}", file.path.display());
+            }
+            file.keys.len()
+        }
+    };
+    tracing::info!(file = &*before.name, keys, "API keys were read again and are in force");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! A file is a YAML list, as strict as the config. It is read at the start, at a reload, and by the running agent
 //! whenever it changes. A line of it is never shown: whoever takes a key for its hash writes a secret there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::error::{ConfigErrors, Problem};
 use super::expanded::{put, text};
-use super::file::Node;
+use super::file::{Node, each_item};
 use super::read::{At, Report, quote};
 use super::{rules, secrets, values};
 use crate::identity::api_key::{KeyPrefix, redact};
@@ -26,7 +26,7 @@ pub struct Checked {
     pub exposed: Option<&'static str>,
 }
 
-/// Reads the file of keys at `path`, at most 16 MiB and 100,000 keys, under the config's name for it.
+/// Reads the file of keys at `path`, at most 32 MiB and 100,000 keys, under the config's name for it.
 pub fn read_file(name: &str, path: &Path) -> Result<Checked, ConfigErrors> {
     let unreadable = |what: String| {
         let problem =
@@ -35,11 +35,22 @@ pub fn read_file(name: &str, path: &Path) -> Result<Checked, ConfigErrors> {
     };
     let (written, metadata) =
         read_text(path).map_err(|error| unreadable(format!("cannot read the API keys: {error}")))?;
-    let keys = parse(&written, path)?;
+    check(name, path, &written, &metadata)
+}
+
+/// The same of a file that was read with [`read_text`].
+pub fn check(name: &str, path: &Path, written: &str, metadata: &std::fs::Metadata) -> Result<Checked, ConfigErrors> {
+    let keys = parse(written, path)?;
+    let digest = digest(written);
+    let file = KeyFile { name: name.into(), path: path.to_owned(), stamp: FileStamp::of(metadata), digest, keys };
+    Ok(Checked { file, exposed: exposed(metadata.permissions().mode()) })
+}
+
+/// What tells one version of a file from another.
+pub fn digest(written: &str) -> [u8; 32] {
     let mut digest = [0; 32];
     digest.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, written.as_bytes()).as_ref());
-    let file = KeyFile { name: name.into(), path: path.to_owned(), stamp: FileStamp::of(&metadata), digest, keys };
-    Ok(Checked { file, exposed: exposed(metadata.permissions().mode()) })
+    digest
 }
 
 /// The keys that `written` lists. `path` is where it is from, for messages.
@@ -49,7 +60,20 @@ pub fn parse(written: &str, path: &Path) -> Result<Vec<ApiKey>, ConfigErrors> {
 
 fn parse_some(written: &str, path: &Path, keys_max: usize) -> Result<Vec<ApiKey>, ConfigErrors> {
     let written = written.strip_prefix('\u{feff}').unwrap_or(written);
-    let root = Node::parse_list(written, keys_max.saturating_mul(NODES_OF_KEY)).map_err(|error| {
+    let nodes_max = keys_max.saturating_mul(NODES_OF_KEY);
+    // One after the other, where all is well; the whole tree of a hundred thousand keys takes ten times their memory.
+    let (mut good, mut prefixes) = (Vec::new(), HashSet::new());
+    let all_good = each_item(written, nodes_max, |node| {
+        let report = Report::new("");
+        let Some((key, _)) = key(&report.at(&node)) else { return false };
+        let is_good = report.errors() == 0 && good.len() < keys_max && prefixes.insert(key.prefix);
+        good.push(key);
+        is_good
+    });
+    if all_good {
+        return Ok(good);
+    }
+    let root = Node::parse_list(written, nodes_max).map_err(|error| {
         let what = redact(&format!("this is not YAML: {}", error.message));
         let place = Some(error.place);
         let problem = Problem { place, key: String::new(), what, expected: None, nearest: None, source_line: None };
@@ -273,9 +297,10 @@ const USER: &str = "the name of a user";
 const GROUPS: &str = "a list of groups";
 const EXPIRES: &str = "the first moment at which it is refused, in UTC: `2027-01-01` or `2027-01-01T12:00:00Z`";
 
-const BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Room for 330 bytes a key; as they are made, with a note, they have some 180.
+const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// Half a kilobyte each, once they are in force.
+/// Some 800 bytes each, once they are in force.
 const KEYS_MAX: usize = 100_000;
 
 /// A key has some 18: a map, seven members with their names and values, two lists, and what is in them.

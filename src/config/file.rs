@@ -65,29 +65,59 @@ impl Node {
 
     /// The same for a long list, of `nodes_max` nodes at most.
     pub(super) fn parse_list(text: &str, nodes_max: usize) -> Result<Node, SyntaxError> {
-        let options = serde_saphyr::options! {
-            // The reader's recursion is as deep as the document; the deepest that means anything is 8.
-            budget: serde_saphyr::budget! {
-                max_depth: 32,
-                max_nodes: nodes_max,
-                // Each node is an event, and the end of a list or a map another one.
-                max_events: nodes_max.saturating_mul(4),
-            },
-            // A real config replays a few groups or limits. 10,000 nodes of an alias bomb are one megabyte.
-            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000, },
-            duplicate_keys: DuplicateKeyPolicy::PassThrough,
-            merge_keys: MergeKeyPolicy::AsOrdinary,
-            non_finite_float_policy: NonFiniteFloatPolicy::AsString,
-            strict_booleans: true,
-            leading_zero_numbers_as_strings: true,
-            underscored_numbers_as_strings: true,
-            reject_unsupported_tags: true,
-            with_snippet: false,
-        };
-        match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options) {
+        match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options(nodes_max)) {
             Ok(spanned) => Ok(Node::from(spanned)),
             Err(error) => Err(syntax_error(error.without_snippet())),
         }
+    }
+}
+
+/// Hands over each item of the list that `text` is, as soon as it is read, so that a long one is never held as a tree.
+/// False where it is no list, or no YAML, and where `take` says so: the whole of it then says what is wrong.
+pub(super) fn each_item(text: &str, nodes_max: usize, take: impl FnMut(Node) -> bool) -> bool {
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options(nodes_max), |deserializer| {
+        deserializer.deserialize_any(Items(take))
+    });
+    read.unwrap_or(false)
+}
+
+fn options(nodes_max: usize) -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // The reader's recursion is as deep as the document; the deepest that means anything is 8.
+        budget: serde_saphyr::budget! {
+            max_depth: 32,
+            max_nodes: nodes_max,
+            // Each node is an event, and the end of a list or a map another one.
+            max_events: nodes_max.saturating_mul(4),
+        },
+        // A real config replays a few groups or limits. 10,000 nodes of an alias bomb are one megabyte.
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000, },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::AsOrdinary,
+        non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+struct Items<F>(F);
+
+impl<'de, F: FnMut(Node) -> bool> Visitor<'de> for Items<F> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<bool, A::Error> {
+        let mut good = true;
+        while let Some(item) = items.next_element::<Spanned<Kind>>()? {
+            good = good && (self.0)(item.into());
+        }
+        Ok(good)
     }
 }
 

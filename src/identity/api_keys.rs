@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use parking_lot::Mutex;
 
 use super::api_key::{self, KeyPrefix};
 use super::{CredentialKind, GroupSet, Groups, Identity, Rejection};
@@ -118,11 +119,12 @@ struct Loaded {
     name: Arc<str>,
     path: PathBuf,
     table: ArcSwap<Table>,
+    /// Of the file that `table` is; never asked for by a request.
+    stamp: Mutex<FileStamp>,
     is_current: AtomicBool,
 }
 
 struct Table {
-    stamp: FileStamp,
     digest: [u8; 32],
     // foldhash is seeded at random for each table; prefixes are public, and cannot be chosen to collide.
     by_prefix: HashMap<KeyPrefix, Entry, foldhash::fast::RandomState>,
@@ -139,6 +141,7 @@ impl ApiKeys {
     pub(super) fn new(files: Vec<KeyFile>, groups: &Arc<Groups>) -> ApiKeys {
         let load = |file: KeyFile| Loaded {
             table: ArcSwap::from_pointee(Table::new(&file, groups)),
+            stamp: Mutex::new(file.stamp),
             name: file.name,
             path: file.path,
             is_current: AtomicBool::new(true),
@@ -175,10 +178,10 @@ impl ApiKeys {
         Err(Rejection::ApiKeyUnknown)
     }
 
-    /// Puts another version of a file in force; `false` where it has the same bytes. A file that is not there any more,
-    /// because the config was read again meanwhile, is left alone.
-    pub(super) fn replace(&self, file: &KeyFile) -> Result<bool, PrefixTaken> {
-        let Some(loaded) = self.files.iter().find(|loaded| loaded.name == file.name) else { return Ok(false) };
+    /// Puts another version of a file in force. A file that is not there any more, because the config was read again
+    /// meanwhile, is left alone.
+    pub(super) fn replace(&self, file: &KeyFile) -> Result<(), PrefixTaken> {
+        let Some(loaded) = self.files.iter().find(|loaded| loaded.name == file.name) else { return Ok(()) };
         let others = || self.files.iter().filter(|other| other.name != file.name);
         for other in others() {
             let table = other.table.load();
@@ -186,10 +189,20 @@ impl ApiKeys {
                 return Err(PrefixTaken(taken.prefix));
             }
         }
-        let changed = loaded.table.load().digest != file.digest;
         loaded.table.store(Arc::new(Table::new(file, &self.groups)));
+        *loaded.stamp.lock() = file.stamp;
         loaded.is_current.store(true, Ordering::Relaxed);
-        Ok(changed)
+        Ok(())
+    }
+
+    /// The file has these bytes under another stamp, or again: what is in force is what is in it.
+    pub(super) fn confirm(&self, name: &str, digest: &[u8; 32], stamp: FileStamp) {
+        for loaded in self.files.iter().filter(|loaded| *loaded.name == *name) {
+            if loaded.table.load().digest == *digest {
+                *loaded.stamp.lock() = stamp;
+                loaded.is_current.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The file as it is now is refused.
@@ -205,7 +218,7 @@ impl ApiKeys {
             KeyFileStatus {
                 name: Arc::clone(&loaded.name),
                 path: loaded.path.clone(),
-                stamp: table.stamp,
+                stamp: *loaded.stamp.lock(),
                 digest: table.digest,
                 keys: table.by_prefix.len(),
                 is_current: loaded.is_current.load(Ordering::Relaxed),
@@ -227,7 +240,7 @@ impl Table {
             let identity = Arc::new(identity(key, &file.name, groups));
             (key.prefix, Entry { sha256: key.sha256, expires_at_s, identity })
         };
-        Table { stamp: file.stamp, digest: file.digest, by_prefix: file.keys.iter().map(entry).collect() }
+        Table { digest: file.digest, by_prefix: file.keys.iter().map(entry).collect() }
     }
 }
 
@@ -341,17 +354,18 @@ mod tests {
         let one = file("a", vec![entry(&first, "alice", None)]);
         let keys = ApiKeys::new(vec![one.clone(), file("b", vec![])], &groups());
         let has = |key: &NewKey| keys.find(key.text.as_bytes(), now, &mut Trace::off()).is_ok();
-        assert_eq!(keys.replace(&one), Ok(false), "the same bytes");
         let other = file("a", vec![entry(&second, "alice", None)]);
-        assert_eq!((keys.replace(&other), has(&first), has(&second)), (Ok(true), false, true));
+        assert_eq!((keys.replace(&other), has(&first), has(&second)), (Ok(()), false, true));
 
         keys.refuse("a");
         assert_eq!((keys.status()[0].is_current, keys.status()[0].keys, has(&second)), (false, 1, true));
         let taken = file("b", vec![entry(&second, "bob", None)]);
         assert_eq!(keys.replace(&taken), Err(PrefixTaken(second.prefix)));
-        assert_eq!(keys.replace(&file("gone", vec![])), Ok(false));
-        assert_eq!(keys.replace(&other), Ok(false));
-        assert!(keys.status()[0].is_current);
+        assert_eq!(keys.replace(&file("gone", vec![])), Ok(()));
+        keys.confirm("a", &one.digest, FileStamp { len: 7, ..FileStamp::default() });
+        assert_eq!((keys.status()[0].is_current, keys.status()[0].stamp.len), (false, 0), "other bytes");
+        keys.confirm("a", &other.digest, FileStamp { len: 7, ..FileStamp::default() });
+        assert_eq!((keys.status()[0].is_current, keys.status()[0].stamp.len), (true, 7));
     }
 
     #[test]

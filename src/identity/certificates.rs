@@ -298,7 +298,7 @@ mod tests {
                 let rdns = rdns.iter().map(|rdn| {
                     let mut attributes: Vec<Vec<u8>> = rdn
                         .iter()
-                        .map(|(kind, tag, value)| tlv(0x30, &[oid(kind), tlv(*tag, &[value.clone()])]))
+                        .map(|(kind, tag, value)| tlv(0x30, &[oid(kind), tlv(*tag, std::slice::from_ref(value))]))
                         .collect();
                     attributes.sort();
                     tlv(0x31, &attributes)
@@ -309,7 +309,8 @@ mod tests {
             let time = |text: &str| tlv(if text.len() == 13 { 0x17 } else { 0x18 }, &[text.as_bytes().to_vec()]);
             let key = tlv(0x30, &[tlv(0x30, &[oid("1.2.840.10045.2.1")]), tlv(0x03, &[vec![0, 4, 1]])]);
             let extension = |names: &Vec<(u8, Vec<u8>)>| {
-                let names: Vec<Vec<u8>> = names.iter().map(|(tag, value)| tlv(*tag, &[value.clone()])).collect();
+                let names: Vec<Vec<u8>> =
+                    names.iter().map(|(tag, value)| tlv(*tag, std::slice::from_ref(value))).collect();
                 tlv(0x30, &[oid("2.5.29.17"), tlv(0x04, &[tlv(0x30, &names)])])
             };
             let mut signed = vec![

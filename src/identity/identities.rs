@@ -15,7 +15,7 @@ use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
 use super::opaque::Introspector;
 use super::revocation::{RevocationStatus, Revocations};
-use super::settings::{IssuerSettings, KeyFile, Settings, TokenUse};
+use super::settings::{FileStamp, IssuerSettings, KeyFile, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
@@ -275,9 +275,14 @@ impl Identities {
         self.api_keys.status()
     }
 
-    /// Puts another version of a file of API keys in force at once; `false` where it is the same as before.
-    pub fn replace_key_file(&self, file: &KeyFile) -> Result<bool, PrefixTaken> {
+    /// Puts another version of a file of API keys in force at once.
+    pub fn replace_key_file(&self, file: &KeyFile) -> Result<(), PrefixTaken> {
         self.api_keys.replace(file)
+    }
+
+    /// Notes that the file of API keys with this stamp has the bytes that are in force.
+    pub fn confirm_key_file(&self, name: &str, digest: &[u8; 32], stamp: FileStamp) {
+        self.api_keys.confirm(name, digest, stamp);
     }
 
     /// Notes that the file of API keys as it is now is refused; the version in force stays.
