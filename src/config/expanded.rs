@@ -23,6 +23,7 @@ impl Config {
         let mut out = String::new();
         self.listeners(&mut out);
         self.directories(&mut out);
+        self.basic(&mut out);
         self.issuers(&mut out);
         if let Some(path) = &self.identity.state_dir {
             put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
@@ -39,6 +40,8 @@ impl Config {
         self.policy.rules.iter().for_each(|rule| self.rule(&mut out, rule));
         let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
         put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
+        let credentials = self.policy.credentials.kinds().iter().map(|kind| kind.name());
+        put(&mut out, format_args!("credentials: {}\n", list(credentials)));
         self.tests(&mut out);
         out
     }
@@ -72,11 +75,11 @@ impl Config {
     }
 
     fn directories(&self, out: &mut String) {
-        for (index, (directory, secret)) in self.identity.directories.iter().zip(&self.written.directories).enumerate()
+        for (index, (directory, written)) in self.identity.directories.iter().zip(&self.written.directories).enumerate()
         {
             *out += if index == 0 { "\ndirectories:\n" } else { "" };
             put(out, format_args!("  {}:\n", text(&directory.name)));
-            let secret = || text(&secret.as_ref().map(secrets::show).unwrap_or_default());
+            let secret = || text(&written.secret.as_ref().map(secrets::show).unwrap_or_default());
             match &directory.kind {
                 DirectoryKind::Google(google) => {
                     put(out, format_args!("    google:\n      service_account: {}\n", secret()));
@@ -93,6 +96,9 @@ impl Config {
                     put(out, format_args!("      login: {}\n", text(entra.login.as_str())));
                     put(out, format_args!("      insecure: {}\n", entra.outbound.insecure));
                 }
+                DirectoryKind::Ldap(ldap) => {
+                    put(out, format_args!("    ldap:\n{}", super::ldap::expand(ldap, written)));
+                }
                 DirectoryKind::File(path) => {
                     put(out, format_args!("    file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
                 }
@@ -103,6 +109,12 @@ impl Config {
                 put(out, format_args!("    keep: {}\n", show_duration(directory.keep)));
             }
             put(out, format_args!("    no_such_user: {}\n", word(directory.absent, Absent::NAMES)));
+        }
+    }
+
+    fn basic(&self, out: &mut String) {
+        if let Some(name) = &self.identity.basic {
+            put(out, format_args!("\nbasic:\n  directory: {}\n", text(name)));
         }
     }
 
@@ -302,7 +314,7 @@ fn rate(quota: Quota) -> String {
     format!("{}/{}", quota.count(), show_period(quota))
 }
 
-fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+pub(super) fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
     format!("[{}]", items.join(", "))
 }
@@ -312,7 +324,7 @@ fn word<T: PartialEq + Copy, const N: usize>(value: T, known: [(&'static str, T)
 }
 
 /// As it is where nobody could take it for anything but text; else in double quotes, which read as in JSON.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     const NOT_TEXT: [&str; 12] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "inf", "nan", "e"];
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'));

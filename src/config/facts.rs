@@ -71,6 +71,7 @@ impl Config {
                     format!("Entra's at {}, tenant {}, asked by {}", entra.endpoint, entra.tenant, entra.client_id),
                     true,
                 ),
+                DirectoryKind::Ldap(ldap) => (super::ldap::describe(ldap), true),
                 DirectoryKind::File(path) => (format!("the file {}", path.display()), false),
             };
             let ages = if is_asked {

@@ -16,7 +16,6 @@ mod facts;
 mod file;
 mod issuers;
 // Read by `directories`.
-#[allow(dead_code)]
 mod ldap;
 mod limits;
 mod listeners;
@@ -72,7 +71,7 @@ pub struct Config {
 struct Written {
     groups: Vec<Membership>,
     issuers: Vec<WrittenIssuer>,
-    directories: Vec<Option<SecretSource>>,
+    directories: Vec<directories::WrittenDirectory>,
     limits: Vec<Arc<LimitUse>>,
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
@@ -127,7 +126,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
 fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let mut top = root.section("a map with `issuers:`, `rules:` and so on")?;
     let [spop_at, admin_at, issuers_at, cache_at] = ["spop", "admin", "issuers", "cache"].map(|key| top.take(key));
-    let directories_at = top.take("directories");
+    let [directories_at, basic_at] = ["directories", "basic"].map(|key| top.take(key));
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
@@ -145,9 +144,12 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let (issuer_names, issuers) =
         issuers_at.map(|at| issuers::read(&at, directory, &directory_names)).unwrap_or_default();
+    let basic = basic_at.and_then(|at| directories::basic(&at, &directory_names, &directories));
     if let Some(at) = directories_at.filter(|_| !directory_names.is_empty()) {
-        let used =
-            |name: &str| issuers.iter().any(|issuer| issuer.settings.groups_from.iter().any(|used| **used == *name));
+        let used = |name: &str| {
+            basic.as_deref() == Some(name)
+                || issuers.iter().any(|issuer| issuer.settings.groups_from.iter().any(|used| **used == *name))
+        };
         for (name, key, _) in at.named("").into_iter().filter(|(name, _, _)| !used(name)) {
             key.warn(format!("no issuer has `{name}` in its `groups_from`, so nobody's groups are asked for there"));
         }
@@ -168,7 +170,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let available = available();
+    let available = available(basic.is_some());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -210,7 +212,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, directories, cache, state_dir, revocations },
+        identity: identity::settings::Settings { issuers: settings, directories, basic, cache, state_dir, revocations },
         groups: Arc::new(groups),
         counters,
         policy,
@@ -228,14 +230,14 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available() -> Accepted {
+fn available(basic: bool) -> Accepted {
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
         CredentialKind::Jwt => true,
+        CredentialKind::Basic => basic,
         CredentialKind::Anonymous
         | CredentialKind::Dpop
         | CredentialKind::Opaque
         | CredentialKind::ApiKey
-        | CredentialKind::Basic
         | CredentialKind::Certificate => false,
     }))
 }

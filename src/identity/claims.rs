@@ -253,7 +253,7 @@ fn left_out(claims: &Map<String, Value>, paths: &[ClaimPattern]) -> bool {
 }
 
 /// What may not leave in a variable: C0, DEL and C1, as HAProxy would percent-encode them and so change who it is.
-fn check_safe(identity: &Identity, trace: &mut Trace) -> Result<(), Rejection> {
+pub(super) fn check_safe(identity: &Identity, trace: &mut Trace) -> Result<(), Rejection> {
     for (what, value) in [
         ("user", &identity.user),
         ("subject", &identity.subject),

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::basic::{self, Passwords};
 use super::cache::{Grounds, TokenCache};
 use super::credential::{self, Presented};
+use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::keys::{Choice, Key, KeySetError};
+use super::ldap::{Basic, Ldap, LdapError};
 use super::revocation::{RevocationStatus, Revocations};
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
@@ -27,6 +30,8 @@ pub struct Identities {
     sources: Vec<Arc<KeySource>>,
     /// `iss` -> index.
     by_iss: HashMap<String, usize>,
+    directories: Directories,
+    passwords: Option<Passwords>,
     cache: TokenCache,
     revocations: Option<Arc<Revocations>>,
     anonymous: Arc<Identity>,
@@ -64,6 +69,20 @@ pub enum SetupError {
         name: Arc<str>,
         /// What is wrong with them.
         reason: String,
+    },
+    /// Names and passwords are to be tried against something that is no LDAP directory.
+    #[error("directories.{name} is no LDAP directory, and only those can be asked about a password")]
+    NotLdap {
+        /// The config's name of the directory.
+        name: Arc<str>,
+    },
+    /// The directory for names and passwords can never be asked.
+    #[error("directories.{name} cannot be asked")]
+    Directory {
+        /// The config's name of the directory.
+        name: Arc<str>,
+        /// Why not.
+        source: LdapError,
     },
     /// The Redis of the revocations has no address that is one.
     #[error("revocations cannot be had: {source}")]
@@ -118,6 +137,8 @@ impl Identities {
             Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
             _ => TokenCache::new(settings.cache),
         };
+        let directories = Directories::new(&settings.directories, previous.map(|previous| &previous.directories));
+        let passwords = passwords(&settings, &groups, previous)?;
         let revocations = match &settings.revocations {
             None => None,
             Some(wanted) => {
@@ -129,7 +150,7 @@ impl Identities {
             }
         };
         let anonymous = Arc::new(Identity::anonymous());
-        Ok(Identities { settings, groups, sources, by_iss, cache, revocations, anonymous })
+        Ok(Identities { settings, groups, sources, by_iss, directories, passwords, cache, revocations, anonymous })
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -138,6 +159,7 @@ impl Identities {
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
         }
+        self.directories.spawn(clock, stop);
         if let Some(revocations) = &self.revocations {
             revocations.spawn(clock, stop);
         }
@@ -182,6 +204,16 @@ impl Identities {
         self.sources.iter().map(|source| source.status(now)).collect()
     }
 
+    /// How each directory that is asked for groups is doing, in the config's order.
+    pub fn directories(&self, now: Now) -> Vec<DirectoryStatus> {
+        self.directories.status(now)
+    }
+
+    /// Why names and passwords cannot be tried at present; `None` where they can, or never are.
+    pub fn passwords_failure(&self) -> Option<LdapError> {
+        self.passwords.as_ref()?.basic().ldap().failure()
+    }
+
     /// Verified tokens held, and their weight in bytes.
     pub fn cached(&self) -> (u64, u64) {
         self.cache.size()
@@ -222,12 +254,9 @@ impl Identities {
                 return Ok(Arc::clone(&self.anonymous));
             }
             Presented::Jwt(token) => self.jwt(token, answers, now, trace),
+            Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
             // The config lets a rule accept only what is there.
-            Presented::Opaque(_)
-            | Presented::Dpop(_)
-            | Presented::ApiKey(_)
-            | Presented::Certificate
-            | Presented::Basic(_) => {
+            Presented::Opaque(_) | Presented::Dpop(_) | Presented::ApiKey(_) | Presented::Certificate => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }?;
@@ -255,6 +284,29 @@ impl Identities {
             .map_err(|rejection| rejected(trace, rejection, || "held against the revocations".to_owned()))
     }
 
+    fn basic(&self, encoded: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+        let Some(passwords) = &self.passwords else {
+            return Err(rejected(trace, Rejection::CredentialUnsupported, || "no directory".to_owned()).into());
+        };
+        let verdict = match &answers.identity {
+            Some(verdict) => verdict.clone(),
+            None => {
+                let pair = basic::read(encoded)
+                    .map_err(|rejection| rejected(trace, rejection, || "the name and the password".to_owned()))?;
+                match passwords.find(&pair, now) {
+                    Some(verdict) => verdict,
+                    None if answers.may_ask_for_identity() => return Err(Obstacle::Wait(passwords.ask(pair, now))),
+                    None => Err(Rejection::DirectoryUnavailable),
+                }
+            }
+        };
+        let identity =
+            verdict.map_err(|rejection| rejected(trace, rejection, || "what the directory says".to_owned()))?;
+        claims::check_safe(&identity, trace)?;
+        trace.step(STAGE, Outcome::Pass, || format!("the directory has {} with this password", identity.user));
+        Ok(identity)
+    }
+
     fn jwt(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
         match self.cache.find(token.as_bytes(), now) {
             Some(Ok(identity)) => {
@@ -267,9 +319,11 @@ impl Identities {
             None => {}
         }
         match self.verify(token, answers, now, trace) {
-            Ok((identity, grounds, ends_at_s)) => {
+            Ok(Verdict { identity, grounds, ends_at_s }) => {
                 let identity = Arc::new(identity);
-                self.cache.keep(token.as_bytes(), Arc::clone(&identity), grounds, ends_at_s, now);
+                if let Some(grounds) = grounds {
+                    self.cache.keep(token.as_bytes(), Arc::clone(&identity), grounds, ends_at_s, now);
+                }
                 Ok(identity)
             }
             Err(Obstacle::Rejected(rejection)) => {
@@ -280,14 +334,8 @@ impl Identities {
         }
     }
 
-    /// Gives the identity, what it rests on, and the second at which it ends.
-    fn verify(
-        &self,
-        token: &str,
-        answers: &Answers,
-        now: Now,
-        trace: &mut Trace,
-    ) -> Result<(Identity, Grounds, i64), Obstacle> {
+    /// Everything that a token proves.
+    fn verify(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Verdict, Obstacle> {
         let token =
             token::read(token).map_err(|rejection| rejected(trace, rejection, || "reading the token".to_owned()))?;
         let (issuer, source) = self.issuer_of(&token, trace)?;
@@ -314,13 +362,69 @@ impl Identities {
         if let Some(iat_s) = token.claims.get("iat").and_then(serde_json::Value::as_f64) {
             source.issued(iat_s, now);
         }
-        let identity = claims::check(token.claims, issuer, &self.groups, now, trace)
+        let mut identity = claims::check(token.claims, issuer, &self.groups, now, trace)
             .map_err(|rejection| rejected(trace, rejection, || format!("the claims, for issuer {}", issuer.name)))?;
         let leeway_s = i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX);
         let ends_at_s = identity.expires_at_s.saturating_add(leeway_s);
-        let mut grounds = Grounds::new();
-        grounds.push(key);
-        Ok((identity, grounds, ends_at_s))
+        let mut grounds = Some(Grounds::new());
+        if let Some(grounds) = &mut grounds {
+            grounds.push(key);
+        }
+        self.add_groups(&mut identity, issuer, &mut grounds, answers, now, trace)?;
+        Ok(Verdict { identity, grounds, ends_at_s })
+    }
+
+    /// Adds what the issuer's directories know of the caller's groups. What one of them cannot say leaves the groups
+    /// unknown; `grounds` become `None` where nothing would tell that it can.
+    fn add_groups(
+        &self,
+        identity: &mut Identity,
+        issuer: &IssuerSettings,
+        grounds: &mut Option<Grounds>,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<(), Obstacle> {
+        let mut waits = Vec::new();
+        let mut all_known = true;
+        for name in &issuer.groups_from {
+            let Some(directory) = self.directories.find(name) else { continue };
+            let stands_in = directory.settings().kind.stands_in_for_the_token();
+            if stands_in && identity.groups_known {
+                trace.step(STAGE, Outcome::Note, || format!("the token holds all groups: {name} is not asked"));
+                continue;
+            }
+            match directory.look(&identity.user, now) {
+                Look::Known(membership) => {
+                    trace.step(STAGE, Outcome::Pass, || format!("{name} knows the groups of {}", identity.user));
+                    for id in membership.groups().iter().flat_map(|group| self.groups.of(name, group)) {
+                        identity.groups.insert(*id);
+                    }
+                    identity.groups_known |= stands_in;
+                    if let Some(grounds) = grounds {
+                        grounds.push(membership);
+                    }
+                }
+                Look::Unknown { wait: Some(wait), .. } if answers.may_wait_for_groups() => waits.push(wait),
+                Look::Unknown { ignorance, .. } => {
+                    trace.step(STAGE, Outcome::Note, || format!("{name} does not know the groups: unknown, not none"));
+                    all_known = false;
+                    match (ignorance, grounds.as_mut()) {
+                        (Some(ignorance), Some(grounds)) => grounds.push(ignorance),
+                        _ => *grounds = None,
+                    }
+                }
+            }
+        }
+        if !waits.is_empty() {
+            return Err(Obstacle::Wait(Wait::new(async {
+                futures_util::future::join_all(waits).await;
+                Answer(Answered::Groups)
+            })));
+        }
+        identity.groups_known &= all_known;
+        identity.groups_joined = self.groups.join(&identity.groups);
+        Ok(())
     }
 
     /// The issuer that the token names. Its word is enough to pick whose keys to try, and for nothing else.
@@ -344,6 +448,36 @@ impl Identities {
         let index = self.settings.issuers.iter().position(|known| known.has_keys_as(issuer))?;
         self.sources.get(index).cloned()
     }
+}
+
+/// What a token proved.
+struct Verdict {
+    identity: Identity,
+    /// What that rests on; `None` where it must not be kept.
+    grounds: Option<Grounds>,
+    /// The second at which it ends.
+    ends_at_s: i64,
+}
+
+/// The directory for names and passwords. On a reload it goes on with all that it knows, if it is asked in the same way
+/// and its groups mean the same.
+fn passwords(
+    settings: &Settings,
+    groups: &Arc<Groups>,
+    previous: Option<&Identities>,
+) -> Result<Option<Passwords>, SetupError> {
+    let Some(name) = &settings.basic else { return Ok(None) };
+    let of_name = |directory: &&DirectorySettings| directory.name == *name;
+    let Some(DirectoryKind::Ldap(ldap)) = settings.directories.iter().find(of_name).map(|known| &known.kind) else {
+        return Err(SetupError::NotLdap { name: Arc::clone(name) });
+    };
+    let kept = previous.and_then(|previous| previous.passwords.as_ref()).map(Passwords::basic);
+    let basic = match kept.filter(|basic| basic.ldap().settings() == &**ldap) {
+        Some(basic) => Ok(basic.clone()),
+        None => Ldap::new((**ldap).clone()).map(Arc::new).and_then(Basic::new),
+    };
+    let basic = basic.map_err(|source| SetupError::Directory { name: Arc::clone(name), source })?;
+    Ok(Some(Passwords::new(Arc::clone(name), basic, Arc::clone(groups))))
 }
 
 /// Why there is no identity yet.

@@ -4,12 +4,13 @@
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
 //! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
-//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` (names, passwords and groups
-//! of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` and `basic`
+//! (names, passwords and groups of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
 mod assume;
+mod basic;
 mod cache;
 mod claim_path;
 mod claims;

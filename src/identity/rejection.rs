@@ -1,6 +1,6 @@
 //! Why a credential did not become an identity: a closed list, with the words for each.
 
-/// Why a credential was refused. Every variant but [`Rejection::NoKeys`] is the caller's doing.
+/// Why a credential was refused. All but those of [`Rejection::is_failure`] are the caller's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
     /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
@@ -47,6 +47,10 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// The directory does not have this name with this password, or too many others were tried.
+    PasswordRefused,
+    /// The directory could not say whose the name and the password are. Ours, not the caller's.
+    DirectoryUnavailable,
     /// It, its bearer, the session or all that the issuer issued was revoked (`tollgate revoke`).
     TokenRevoked,
     /// What is revoked was never read, and the config says to wait for that. Ours, not the caller's.
@@ -55,7 +59,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 24] = [
+    pub const ALL: [Rejection; 26] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -78,6 +82,8 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::PasswordRefused,
+        Rejection::DirectoryUnavailable,
         Rejection::TokenRevoked,
         Rejection::RevocationsUnknown,
     ];
@@ -95,7 +101,7 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        matches!(self, Rejection::NoKeys | Rejection::RevocationsUnknown)
+        matches!(self, Rejection::NoKeys | Rejection::DirectoryUnavailable | Rejection::RevocationsUnknown)
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
@@ -132,6 +138,8 @@ impl Rejection {
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::PasswordRefused => ("password_refused", "The user name or the password is not right"),
+            Rejection::DirectoryUnavailable => ("directory_unavailable", "The directory cannot be asked"),
             Rejection::TokenRevoked => ("token_revoked", "The credential was revoked"),
             Rejection::RevocationsUnknown => ("revocations_unknown", "What is revoked is not known yet"),
         }

@@ -44,6 +44,8 @@ pub(crate) enum Answered {
     Keys,
     /// A signature was checked elsewhere, with that key.
     Signature(Arc<Key>, bool),
+    /// What was known of the caller's groups has changed, or the question about them has failed.
+    Groups,
     /// Somebody else was asked who this is.
     Identity(Result<Arc<Identity>, Rejection>),
 }
@@ -53,6 +55,7 @@ pub(crate) enum Answered {
 pub struct Answers {
     closed: bool,
     keys: bool,
+    groups: bool,
     signature: Option<(Arc<Key>, bool)>,
     pub(crate) identity: Option<Result<Arc<Identity>, Rejection>>,
 }
@@ -63,6 +66,7 @@ impl Answers {
         match answer.0 {
             Answered::Keys => self.keys = true,
             Answered::Signature(key, holds) => self.signature = Some((key, holds)),
+            Answered::Groups => self.groups = true,
             Answered::Identity(identity) => self.identity = Some(identity),
         }
     }
@@ -85,6 +89,11 @@ impl Answers {
     /// Whether a signature may still be checked elsewhere.
     pub(crate) fn may_check_elsewhere(&self) -> bool {
         !self.closed && self.signature.is_none()
+    }
+
+    /// Whether a directory may still be waited for.
+    pub(crate) fn may_wait_for_groups(&self) -> bool {
+        !self.closed && !self.groups
     }
 
     /// Whether somebody else may still be asked who this is.
