@@ -11,10 +11,11 @@ use super::values::{show_duration, show_size};
 use super::{Config, secrets};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
-use crate::identity::settings::{AtStart, ClaimPath, GroupForm, TokenUse};
+use crate::identity::settings::{AtStart, ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
-use crate::policy::rule::{Allow, GroupsUnknown, Rule};
+use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
+use crate::secret::SecretSource;
 
 impl Config {
     /// The config with presets expanded and defaults filled in, as YAML. Secrets are still places, and files are named
@@ -149,6 +150,9 @@ impl Config {
                     put(out, format_args!("      password: {}\n", text(&secrets::show(place))));
                 }
             }
+            if let (Some(asked), Some(place)) = (&issuer.introspection, &written.client_secret) {
+                introspection(out, asked, place);
+            }
             put(out, format_args!("    algorithms: {}\n", list(issuer.algorithms.iter().map(|known| known.name()))));
             let claims = &issuer.claims;
             *out += "    claims:\n";
@@ -270,6 +274,7 @@ impl Config {
         put(out, format_args!("    credentials: {}\n", list(credentials)));
         put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
+        put(out, format_args!("    identity_unavailable: {}\n", word(rule.identity_unavailable, Unavailable::NAMES)));
     }
 
     fn group_list(&self, groups: &[GroupId]) -> String {
@@ -302,6 +307,24 @@ impl Config {
             put(out, format_args!("    request: {}\n", text(&format!("{} {}", test.method, test.url))));
             put(out, format_args!("    expect: {}\n", test.expect));
         }
+    }
+}
+
+fn introspection(out: &mut String, asked: &IntrospectionSettings, place: &SecretSource) {
+    put(out, format_args!("    introspection:\n      client_id: {}\n", text(&asked.client_id)));
+    put(out, format_args!("      client_secret: {}\n", text(&secrets::show(place))));
+    put(out, format_args!("      auth: {}\n", word(asked.auth, ClientAuth::NAMES)));
+    if let Some(url) = &asked.endpoint {
+        put(out, format_args!("      endpoint: {}\n", text(url.as_str())));
+    }
+    let userinfo = match &asked.userinfo {
+        Userinfo::Off => "false".to_owned(),
+        Userinfo::Discovered => "true".to_owned(),
+        Userinfo::At(url) => text(url.as_str()),
+    };
+    put(out, format_args!("      userinfo: {userinfo}\n      max_age: {}\n", show_duration(asked.age_max)));
+    if !asked.prefix.is_empty() {
+        put(out, format_args!("      prefix: {}\n", text(&asked.prefix)));
     }
 }
 

@@ -1,8 +1,8 @@
 //! The config: what was written becomes what is usable, or a list of everything that is wrong with it.
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
-//! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers`, `counters`,
-//! `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
+//! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers` with `introspection`,
+//! `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
 //! says about a config; `flags` is the command line. `main` alone names this module.
 
 pub mod error;
@@ -14,6 +14,7 @@ mod directories;
 mod expanded;
 mod facts;
 mod file;
+mod introspection;
 mod issuers;
 // Read by `directories`.
 mod ldap;
@@ -32,6 +33,7 @@ pub use error::{ConfigErrors, Problem};
 pub use file::Place;
 pub use policy_tests::{Expectation, PolicyTest, TestCaller};
 
+use crate::identity::settings::TokenUse;
 use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
 use crate::policy::Policy;
@@ -170,7 +172,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let available = available(basic.is_some());
+    let available = available(&issuers, basic.is_some());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -230,15 +232,17 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available(basic: bool) -> Accepted {
+fn available(issuers: &[issuers::CheckedIssuer], basic: bool) -> Accepted {
+    let jwts = issuers.iter().any(|issuer| issuer.settings.tokens != TokenUse::Opaque);
+    let opaque = issuers.iter().any(|issuer| issuer.settings.introspection.is_some());
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
-        CredentialKind::Jwt => true,
+        // What is presented where there is no issuer at all is looked at, and refused, as a JWT.
+        CredentialKind::Jwt => jwts || !opaque,
+        CredentialKind::Opaque => opaque,
         CredentialKind::Basic => basic,
-        CredentialKind::Anonymous
-        | CredentialKind::Dpop
-        | CredentialKind::Opaque
-        | CredentialKind::ApiKey
-        | CredentialKind::Certificate => false,
+        CredentialKind::Anonymous | CredentialKind::Dpop | CredentialKind::ApiKey | CredentialKind::Certificate => {
+            false
+        }
     }))
 }
 

@@ -64,7 +64,7 @@ impl Passwords {
             issuer_name: Arc::clone(&self.name),
             issuer: self.name.to_string(),
             user: person.user.clone(),
-            subject: person.dn.clone(),
+            subject: person.user.clone(),
             email: person.email.clone(),
             name: person.name.clone(),
             groups_joined: self.groups.join(&groups),

@@ -93,7 +93,7 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
         || ["Refresh", "Offline", "Logout"].into_iter().any(|kind| is("typ", kind))
         || is("token_use", "refresh");
     let wrong = match issuer.tokens {
-        TokenUse::Access => is_id || is_neither,
+        TokenUse::Access | TokenUse::Opaque => is_id || is_neither,
         TokenUse::Id => is_access || is_neither,
     };
     if wrong {
@@ -108,11 +108,11 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
 /// 3.1.3.7: `azp`, if there is one, is a client of ours.
 fn check_client(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut Trace) -> Result<(), Rejection> {
     let (ours, needed) = match (issuer.clients.as_slice(), issuer.tokens) {
-        ([], TokenUse::Access) => return Ok(()),
+        ([], TokenUse::Access | TokenUse::Opaque) => return Ok(()),
         // One that names no `azp` was issued to its audience, which has been checked.
         ([], TokenUse::Id) => (issuer.audiences.as_slice(), false),
         (clients, TokenUse::Id) => (clients, false),
-        (clients, TokenUse::Access) => (clients, true),
+        (clients, TokenUse::Access | TokenUse::Opaque) => (clients, true),
     };
     match first(claims, &issuer.claims.client_id) {
         None if needed => {

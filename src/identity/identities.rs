@@ -11,12 +11,13 @@ use super::credential::{self, Presented};
 use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
+use super::opaque::Introspector;
 use super::revocation::{RevocationStatus, Revocations};
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, breaker, claims};
 use crate::clock::{Clock, Now};
 use crate::link::StoreError;
 use crate::request::Request;
@@ -32,7 +33,9 @@ pub struct Identities {
     by_iss: HashMap<String, usize>,
     directories: Directories,
     passwords: Option<Passwords>,
-    cache: TokenCache,
+    pub(super) cache: TokenCache,
+    /// Of the issuers that are asked about tokens, in the config's order.
+    pub(super) introspectors: Vec<Arc<Introspector>>,
     revocations: Option<Arc<Revocations>>,
     anonymous: Arc<Identity>,
 }
@@ -111,10 +114,24 @@ impl Identities {
         previous: Option<&Identities>,
         pace: Pace,
     ) -> Result<Identities, SetupError> {
+        Identities::with_paces(settings, groups, previous, pace, breaker::Pace::PRODUCTION)
+    }
+
+    /// `pace` is for keys, `asking` for questions about tokens.
+    pub(super) fn with_paces(
+        settings: Settings,
+        groups: Arc<Groups>,
+        previous: Option<&Identities>,
+        pace: Pace,
+        asking: breaker::Pace,
+    ) -> Result<Identities, SetupError> {
         let mut by_iss = HashMap::new();
         let mut sources = Vec::new();
+        let mut introspectors = Vec::new();
         for (index, issuer) in settings.issuers.iter().enumerate() {
-            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases) {
+            // One that has no JWTs is not named by any.
+            let has_jwts = issuer.tokens != TokenUse::Opaque;
+            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases).filter(|_| has_jwts) {
                 if let Some(first) = by_iss.insert(iss.clone(), index) {
                     return Err(SetupError::DuplicateIssuer {
                         first: Arc::clone(&settings.issuers[first].name),
@@ -131,6 +148,10 @@ impl Identities {
                 ),
             };
             sources.push(source);
+            let kept = previous.into_iter().flat_map(|previous| &previous.introspectors);
+            let kept = kept.into_iter().find(|kept| kept.rests_on(issuer, &groups, settings.cache)).cloned();
+            let new = || Introspector::new(issuer, &groups, settings.cache, asking).map(Arc::new);
+            introspectors.extend(kept.or_else(new));
         }
         // A cached identity holds policy groups as numbers, so the same groups are part of what it rests on.
         let cache = match previous {
@@ -150,7 +171,18 @@ impl Identities {
             }
         };
         let anonymous = Arc::new(Identity::anonymous());
-        Ok(Identities { settings, groups, sources, by_iss, directories, passwords, cache, revocations, anonymous })
+        Ok(Identities {
+            settings,
+            groups,
+            sources,
+            by_iss,
+            directories,
+            passwords,
+            cache,
+            introspectors,
+            revocations,
+            anonymous,
+        })
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -158,6 +190,9 @@ impl Identities {
     pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
+        }
+        for introspector in &self.introspectors {
+            introspector.spawn(clock, stop);
         }
         self.directories.spawn(clock, stop);
         if let Some(revocations) = &self.revocations {
@@ -194,14 +229,14 @@ impl Identities {
         Some(assume::assume(assumed, issuer, &self.groups, now))
     }
 
-    /// Whether every issuer has keys.
+    /// Whether every issuer of JWTs has keys.
     pub fn ready(&self) -> bool {
-        self.sources.iter().all(|source| source.keys().is_some())
+        self.sources.iter().all(|source| !source.has_keys_at_all() || source.keys().is_some())
     }
 
-    /// How each issuer's keys are doing, in the config's order.
+    /// How the keys of each issuer of JWTs are doing, in the config's order.
     pub fn status(&self, now: Now) -> Vec<IssuerStatus> {
-        self.sources.iter().map(|source| source.status(now)).collect()
+        self.sources.iter().filter(|source| source.has_keys_at_all()).map(|source| source.status(now)).collect()
     }
 
     /// How each directory that is asked for groups is doing, in the config's order.
@@ -254,9 +289,10 @@ impl Identities {
                 return Ok(Arc::clone(&self.anonymous));
             }
             Presented::Jwt(token) => self.jwt(token, answers, now, trace),
+            Presented::Opaque(token) => self.opaque(request, token, answers, now, trace),
             Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
             // The config lets a rule accept only what is there.
-            Presented::Opaque(_) | Presented::Dpop(_) | Presented::ApiKey(_) | Presented::Certificate => {
+            Presented::Dpop(_) | Presented::ApiKey(_) | Presented::Certificate => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }?;
@@ -376,7 +412,7 @@ impl Identities {
 
     /// Adds what the issuer's directories know of the caller's groups. What one of them cannot say leaves the groups
     /// unknown; `grounds` become `None` where nothing would tell that it can.
-    fn add_groups(
+    pub(super) fn add_groups(
         &self,
         identity: &mut Identity,
         issuer: &IssuerSettings,
@@ -481,7 +517,7 @@ fn passwords(
 }
 
 /// Why there is no identity yet.
-enum Obstacle {
+pub(super) enum Obstacle {
     Rejected(Rejection),
     Wait(Wait),
 }
@@ -552,9 +588,9 @@ fn pinned_keys(issuer: &IssuerSettings, error: &KeySetError) -> SetupError {
     SetupError::PinnedKeys { name: Arc::clone(&issuer.name), reason }
 }
 
-fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
+pub(super) fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
     trace.step(STAGE, Outcome::Fail, || format!("{}: {}", rejection.code(), about()));
     rejection
 }
 
-const STAGE: &str = "identify";
+pub(super) const STAGE: &str = "identify";

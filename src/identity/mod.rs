@@ -7,10 +7,14 @@
 //! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` and `basic`
 //! (names, passwords and groups of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
+//! Of tokens that are no JWT: `opaque` (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once
+//! at a time, and so many at once), `breaker` (not while it does not answer).
+//!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
 mod assume;
 mod basic;
+mod breaker;
 mod cache;
 mod claim_path;
 mod claims;
@@ -19,11 +23,14 @@ pub mod directory;
 mod group_names;
 pub mod groups;
 mod identities;
+mod inquiries;
+mod introspection;
 mod json;
 mod jws;
 mod keep;
 mod keys;
 pub mod ldap;
+mod opaque;
 mod outbound;
 pub mod presets;
 mod provider;
@@ -46,6 +53,7 @@ pub use assume::Assumed;
 pub use credential::{Accepted, CredentialKind, token_id};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};
+pub use opaque::IntrospectionStatus;
 pub use rejection::Rejection;
 pub use source::IssuerStatus;
 pub use wait::{Answer, Answers, Wait};
@@ -54,7 +62,7 @@ pub use wait::{Answer, Answers, Wait};
 ///
 /// Every string that can leave in a variable is free of control bytes; [`Rejection::IdentityUnsafe`] is what a token
 /// with such a value gets instead of an identity.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// What proved it.
     pub credential: CredentialKind,

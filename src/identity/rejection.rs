@@ -55,11 +55,15 @@ pub enum Rejection {
     TokenRevoked,
     /// What is revoked was never read, and the config says to wait for that. Ours, not the caller's.
     RevocationsUnknown,
+    /// The issuer says that it is none of its tokens, or none any more (RFC 7662, section 2.2).
+    TokenInactive,
+    /// The issuer could not be asked about the token, or not in time. Ours, not the caller's.
+    IntrospectionUnavailable,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 26] = [
+    pub const ALL: [Rejection; 28] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -86,6 +90,8 @@ impl Rejection {
         Rejection::DirectoryUnavailable,
         Rejection::TokenRevoked,
         Rejection::RevocationsUnknown,
+        Rejection::TokenInactive,
+        Rejection::IntrospectionUnavailable,
     ];
 
     /// The `reason` code.
@@ -101,14 +107,24 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        matches!(self, Rejection::NoKeys | Rejection::DirectoryUnavailable | Rejection::RevocationsUnknown)
+        matches!(
+            self,
+            Rejection::NoKeys
+                | Rejection::DirectoryUnavailable
+                | Rejection::RevocationsUnknown
+                | Rejection::IntrospectionUnavailable
+        )
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
     pub(crate) fn may_heal(self) -> bool {
         matches!(
             self,
-            Rejection::KeyUnknown | Rejection::NoKeys | Rejection::TokenNotYetValid | Rejection::IssuedInFuture
+            Rejection::KeyUnknown
+                | Rejection::NoKeys
+                | Rejection::TokenNotYetValid
+                | Rejection::IssuedInFuture
+                | Rejection::IntrospectionUnavailable
         )
     }
 
@@ -142,6 +158,10 @@ impl Rejection {
             Rejection::DirectoryUnavailable => ("directory_unavailable", "The directory cannot be asked"),
             Rejection::TokenRevoked => ("token_revoked", "The credential was revoked"),
             Rejection::RevocationsUnknown => ("revocations_unknown", "What is revoked is not known yet"),
+            Rejection::TokenInactive => ("token_inactive", "The token is not active"),
+            Rejection::IntrospectionUnavailable => {
+                ("introspection_unavailable", "The token's issuer cannot be asked about it at the moment")
+            }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` unmodified.
 //!
-//! `who` (tokens and identity headers), `directories` (LDAP passwords, groups that no token has), `limits` (memory and
-//! Redis), `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back), `rolling`
+//! `who` (tokens and identity headers), `opaque` (tokens that their issuer is asked about), `directories` (LDAP passwords,
+//! groups that no token has), `limits` (memory and Redis), `revoking` (`tollgate revoke` under way), `faults` (parts that
+//! stop and come back), `rolling`
 //! (agents that are restarted or die under load, with each HAProxy line).
 
 mod directories;
 mod faults;
 mod limits;
+mod opaque;
 mod revoking;
 mod rolling;
 mod who;

@@ -50,6 +50,13 @@ impl Mark {
 #[derive(Debug, Default)]
 pub struct Marks(OnceLock<[Option<[u8; 32]>; Mark::COUNT]>);
 
+impl Clone for Marks {
+    /// Of a copy nothing is worked out yet: it may become somebody else's, or another credential's.
+    fn clone(&self) -> Marks {
+        Marks::default()
+    }
+}
+
 impl Marks {
     fn of(&self, identity: &Identity, credential: Option<&[u8]>) -> [Option<[u8; 32]>; Mark::COUNT] {
         if let Some(known) = self.0.get() {
