@@ -154,6 +154,34 @@ async fn what_was_undone_is_not_brought_back_by_who_missed_it() {
 }
 
 #[tokio::test]
+async fn redis_goes_from_nothing_to_revoked_to_undone_and_never_back() {
+    let redis = Redis::start(false);
+    let store = Store::new(&redis.settings().redis).unwrap();
+    let revoked = Record::Revoked(until(&subject("alice"), 600));
+    let other = Record::Revoked(until(&subject("bob"), 600));
+    let undone = Record::Undone { until_s: i64::MAX };
+    let mut version = String::new();
+    // What is put under which name, whether that is news, and what is there then.
+    for (name, record, news, expected) in [
+        (1, &revoked, true, &revoked),
+        (1, &revoked, false, &revoked),
+        (1, &other, false, &revoked),
+        (1, &undone, true, &undone),
+        (1, &undone, false, &undone),
+        (1, &revoked, false, &undone),
+        (2, &undone, true, &undone),
+        (2, &revoked, false, &undone),
+    ] {
+        let put = store.put(&[(Id(name), record.clone())]).await.unwrap();
+        assert_eq!((put.changed, put.full, &put.before), (u64::from(news), 0, &version), "{name} {record:?}");
+        assert_eq!(put.after != version, news, "{name} {record:?}");
+        assert_eq!(store.record(Id(name)).await.unwrap().as_ref(), Some(expected), "{name} {record:?}");
+        version = store.version().await.unwrap();
+        assert_eq!(put.after, version);
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_knows_nothing_does_what_its_config_says() {
     let mut redis = Redis::start(false);
     redis.register().revoke(until(&subject("alice"), 600)).await.unwrap();
