@@ -149,7 +149,7 @@ fn heard(listening: u64) -> String {
 /// The `iss` value that revocations know an issuer by.
 fn issuer_named(config: &Config, named: &str) -> Result<String, Failure> {
     config.identity.issuer_named(named).map(str::to_owned).ok_or_else(|| {
-        let known: Vec<_> = config.identity.issuers.iter().map(|issuer| format!("`{}`", issuer.name)).collect();
+        let known: Vec<_> = config.identity.source_names().map(|name| format!("`{name}`")).collect();
         Failure::text(format!("the config has no issuer {named:?}, expected one of: {}", known.join(", ")))
     })
 }

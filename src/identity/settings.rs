@@ -37,14 +37,26 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The `iss` value of an issuer by its name in the config, by that value or by an alias of it.
+    /// What revocations know an issuer or another source by: an issuer by its `iss` value, which may be said by the
+    /// config's name for it, by that value or by an alias of it; any other source by its name.
     pub fn issuer_named(&self, named: &str) -> Option<&str> {
         let by_name = self.issuers.iter().find(|issuer| *issuer.name == *named);
         let by_value = || {
             let is = |issuer: &&IssuerSettings| issuer.issuer == named || issuer.aliases.iter().any(|it| it == named);
             self.issuers.iter().find(is)
         };
-        by_name.or_else(by_value).map(|issuer| issuer.issuer.as_str())
+        let issuer = by_name.or_else(by_value).map(|issuer| issuer.issuer.as_str());
+        issuer.or_else(|| self.other_sources().find(|name| *name == named))
+    }
+
+    /// The config's names of everything that identities come from.
+    pub fn source_names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| &*issuer.name).chain(self.other_sources())
+    }
+
+    /// The names of what is no issuer, and still says who somebody is.
+    fn other_sources(&self) -> impl Iterator<Item = &str> {
+        self.basic.as_deref().into_iter()
     }
 }
 

@@ -94,7 +94,7 @@ impl Book {
 /// How many revocations Redis is given, undone ones among them.
 ///
 /// A record is 200 bytes as a rule and [`RECORD_BYTES_MAX`](super::record::RECORD_BYTES_MAX) at most. In an agent it is
-/// about 250 with its strings and its place, in Redis about 300: 25 and 30 MB as a rule, 110 MB at most. Beyond that it
+/// about 250 with its strings and its place, in Redis about 200: 25 and 20 MB as a rule, 110 MB at most. Beyond that it
 /// is no list of exceptions any more, and the issuer as a whole is what should be revoked.
 pub(super) const ENTRIES_MAX: usize = 100_000;
 

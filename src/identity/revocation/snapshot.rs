@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use smallvec::SmallVec;
 
 use super::record::{Fingerprint, Revocation, What};
-use crate::identity::Identity;
+use crate::identity::{CredentialKind, Identity};
 
 /// All that is revoked.
 ///
@@ -62,9 +62,14 @@ impl Marks {
         if let Some(known) = self.0.get() {
             return *known;
         }
-        let issuer = if identity.issuer.is_empty() { &*identity.issuer_name } else { &identity.issuer };
-        // Keys, certificates and people of a directory have no subject beside the user.
-        let subject = if identity.subject.is_empty() { &identity.user } else { &identity.subject };
+        let issuer = &identity.issuer;
+        // Whoever comes without a token has no `sub`; a directory's name for somebody changes when they move in it.
+        let subject = match identity.credential {
+            CredentialKind::ApiKey | CredentialKind::Certificate | CredentialKind::Basic => &identity.user,
+            CredentialKind::Anonymous | CredentialKind::Jwt | CredentialKind::Opaque | CredentialKind::Dpop => {
+                &identity.subject
+            }
+        };
         let session = identity.claims.get("sid").and_then(serde_json::Value::as_str);
         let marks = [
             credential.map(|credential| Fingerprint::of(credential).0),
@@ -197,10 +202,13 @@ mod tests {
             assert_eq!(snapshot.refuses(&identity, Some(b"t"), 200), expected, "{revocation:?} {iat}");
         }
         // Without any `iat`, as a key or a certificate.
-        let revocation = Revocation { what: subject("partners", "batch"), at_s: 150, until_s: 300 };
-        let snapshot = Snapshot::of(std::iter::once(&revocation));
-        let key = Identity { issuer_name: "partners".into(), user: "batch".to_owned(), ..Identity::default() };
-        assert!(snapshot.refuses(&key, None, 200) && !snapshot.refuses(&key, None, 300));
+        for credential in [CredentialKind::ApiKey, CredentialKind::Certificate, CredentialKind::Basic] {
+            let revocation = Revocation { what: subject("partners", "batch"), at_s: 150, until_s: 300 };
+            let snapshot = Snapshot::of(std::iter::once(&revocation));
+            let (issuer, user, dn) = ("partners".to_owned(), "batch".to_owned(), "cn=batch,o=x".to_owned());
+            let held = Identity { credential, issuer, user, subject: dn, ..Identity::default() };
+            assert!(snapshot.refuses(&held, None, 200) && !snapshot.refuses(&held, None, 300), "{credential:?}");
+        }
     }
 
     #[test]

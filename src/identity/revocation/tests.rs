@@ -4,6 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -13,9 +15,13 @@ use super::follow::Pace;
 use super::record::{Id, Record};
 use super::store::Store;
 use super::*;
-use crate::identity::settings::{AtStart, RevocationSettings};
+use crate::identity::settings::{Algorithm, AtStart, RevocationSettings, Settings};
+use crate::identity::testing::{ISSUER, NOW_S, P256_A, good_claims, pinned, with};
+use crate::identity::{Accepted, Answers, Groups, Identified, Identities};
 use crate::link::RedisSettings;
+use crate::request::Request;
 use crate::secret::Secret;
+use crate::trace::Trace;
 
 const BY_PUSH: Pace = Pace { polls: false, listens: true };
 const BY_ASKING: Pace = Pace { polls: true, listens: false };
@@ -144,6 +150,34 @@ async fn what_was_undone_is_not_brought_back_by_who_missed_it() {
         eventually("it is in Redis", || redis.count() == 1).await;
         assert!(!heard_it.refuses(&subject("alice")), "lost: {lost}");
         assert_eq!(register.list().await.unwrap(), [], "lost: {lost}");
+    }
+}
+
+#[tokio::test]
+async fn redis_goes_from_nothing_to_revoked_to_undone_and_never_back() {
+    let redis = Redis::start(false);
+    let store = Store::new(&redis.settings().redis).unwrap();
+    let revoked = Record::Revoked(until(&subject("alice"), 600));
+    let other = Record::Revoked(until(&subject("bob"), 600));
+    let undone = Record::Undone { until_s: i64::MAX };
+    let mut version = String::new();
+    // What is put under which name, whether that is news, and what is there then.
+    for (name, record, news, expected) in [
+        (1, &revoked, true, &revoked),
+        (1, &revoked, false, &revoked),
+        (1, &other, false, &revoked),
+        (1, &undone, true, &undone),
+        (1, &undone, false, &undone),
+        (1, &revoked, false, &undone),
+        (2, &undone, true, &undone),
+        (2, &revoked, false, &undone),
+    ] {
+        let put = store.put(&[(Id(name), record.clone())]).await.unwrap();
+        assert_eq!((put.changed, put.full, &put.before), (u64::from(news), 0, &version), "{name} {record:?}");
+        assert_eq!(put.after != version, news, "{name} {record:?}");
+        assert_eq!(store.record(Id(name)).await.unwrap().as_ref(), Some(expected), "{name} {record:?}");
+        version = store.version().await.unwrap();
+        assert_eq!(put.after, version);
     }
 }
 
@@ -292,6 +326,73 @@ async fn nobody_listens_for_a_list_that_is_gone() {
     assert_eq!(refuses(&next, &subject("alice")), Err(Rejection::TokenRevoked));
     drop((same, agent));
     eventually("nobody listens", || listening() == "0").await;
+}
+
+#[tokio::test]
+async fn the_stage_refuses_a_revoked_token_however_its_signature_is_written() {
+    let redis = Redis::start(false);
+    let settings = Settings {
+        issuers: vec![pinned("acme", ISSUER, &[P256_A.jwk("e")])],
+        revocations: Some(redis.settings()),
+        ..Settings::default()
+    };
+    let identities = Identities::new(settings, Arc::new(Groups::default()), None).unwrap();
+    let clock = Clock::by_hand(NOW_S);
+    identities.spawn(&clock, &CancellationToken::new());
+    identities.revocations_read().await;
+    let ask = async |token: &str| {
+        let field = format!("Bearer {token}");
+        let request = Request { authorization: Some(field.as_bytes()), ..Request::default() };
+        let mut answers = Answers::default();
+        loop {
+            match identities.identify(&request, &Accepted::default(), &answers, clock.now(), &mut Trace::off()) {
+                Identified::Known(identity) => return Ok(identity.user.clone()),
+                Identified::Rejected(rejection) => return Err(rejection),
+                Identified::Wait(wait) => answers.add(wait.await),
+            }
+        }
+    };
+    let token = P256_A.sign(Algorithm::ES256, "e", &good_claims());
+    let another = P256_A.sign(Algorithm::ES256, "e", &with(&good_claims(), json!({ "jti": "2" })));
+    let rewritten = with_the_other_s(&token);
+    assert_ne!(rewritten, token);
+    for token in [&token, &rewritten, &another] {
+        assert_eq!(ask(token).await, Ok("alice".to_owned()), "as good as the other, and cached from here on");
+    }
+    let until_s = i64::try_from(NOW_S).unwrap() + 600;
+    let what = What::Token { fingerprint: Fingerprint::of(token.as_bytes()) };
+    let id = redis.register().revoke(Revocation { what, at_s: 1, until_s }).await.unwrap().id;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while ask(&token).await.is_ok() {
+        assert!(Instant::now() < deadline, "it is refused");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ask(&token).await, Err(Rejection::TokenRevoked));
+    assert_eq!(ask(&rewritten).await, Err(Rejection::TokenRevoked));
+    assert_eq!(ask(&another).await, Ok("alice".to_owned()));
+    redis.register().undo(id).await.unwrap();
+    while ask(&token).await.is_err() {
+        assert!(Instant::now() < deadline, "it is accepted again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The same token with the other valid signature: (r, n - s) for (r, s).
+fn with_the_other_s(token: &str) -> String {
+    // The order of P-256 (FIPS 186-4, D.1.2.3).
+    const N: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6,
+        0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for (s, n) in signature[32..].iter_mut().zip(N).rev() {
+        let difference = i32::from(n) - i32::from(*s) - borrow;
+        borrow = i32::from(difference < 0);
+        *s = u8::try_from(difference.rem_euclid(256)).unwrap();
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 fn subject(subject: &str) -> What {
