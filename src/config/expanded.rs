@@ -8,9 +8,10 @@ use super::counters::WrittenUrl;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
-use super::{Config, secrets};
+use super::{Config, dpop, secrets};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
+use crate::identity::dpop::{DpopSettings, OnReplayFailure};
 use crate::identity::settings::{ClaimPath, GroupForm, TokenUse};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
@@ -28,6 +29,7 @@ impl Config {
             put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
         }
         self.groups_and_counters(&mut out);
+        self.dpop(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
             self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));
@@ -36,6 +38,8 @@ impl Config {
         self.policy.rules.iter().for_each(|rule| self.rule(&mut out, rule));
         let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
         put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
+        let credentials = self.policy.credentials.kinds().iter().map(|kind| kind.name());
+        put(&mut out, format_args!("credentials: {}\n", list(credentials)));
         self.tests(&mut out);
         out
     }
@@ -190,6 +194,25 @@ impl Config {
         }
         put(out, format_args!("  agents: {}\n", self.counters.agents));
         put(out, format_args!("  max_memory: {}\n", show_size(self.counters.memory_bytes_max)));
+    }
+
+    /// Without issuers nobody has a token to prove anything about.
+    fn dpop(&self, out: &mut String) {
+        let dpop = &self.identity.dpop;
+        if self.identity.issuers.is_empty() && *dpop == DpopSettings::default() {
+            return;
+        }
+        put(out, format_args!("\ndpop:\n  scheme: {}\n", word(dpop.always_https, dpop::SCHEMES)));
+        put(out, format_args!("  max_age: {}\n", show_duration(dpop.age_max)));
+        put(out, format_args!("  max_ahead: {}\n", show_duration(dpop.ahead_max)));
+        put(out, format_args!("  nonce: {}\n", word(dpop.nonce.is_some(), dpop::NONCES)));
+        if let (Some(nonce), Some(place)) = (&dpop.nonce, &self.written.dpop_nonce_key) {
+            put(out, format_args!("  nonce_lifetime: {}\n", show_duration(nonce.lifetime)));
+            put(out, format_args!("  nonce_key: {}\n", text(&secrets::show(place))));
+        }
+        if self.counters.redis.is_some() {
+            put(out, format_args!("  on_failure: {}\n", word(dpop.on_failure, OnReplayFailure::NAMES)));
+        }
     }
 
     fn limit(&self, out: &mut String, limit: &LimitUse) {

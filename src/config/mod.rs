@@ -11,6 +11,7 @@ pub mod policy_tests;
 
 mod counters;
 mod directories;
+mod dpop;
 mod expanded;
 mod facts;
 mod file;
@@ -51,7 +52,7 @@ pub struct Config {
     pub spop: SpopSettings,
     /// `admin:`.
     pub admin: Option<AdminSettings>,
-    /// `issuers:`, `directories:` and `cache:`.
+    /// `issuers:`, `directories:`, `dpop:` and `cache:`.
     pub identity: identity::settings::Settings,
     /// `groups:`.
     pub groups: Arc<Groups>,
@@ -75,6 +76,7 @@ struct Written {
     limits: Vec<Arc<LimitUse>>,
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
+    dpop_nonce_key: Option<SecretSource>,
 }
 
 /// Reads the config at `path`, at most 1 MiB, with the key sets and secrets that it names.
@@ -129,6 +131,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let directories_at = top.take("directories");
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
+    let dpop_at = top.take("dpop");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
 
@@ -165,7 +168,14 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         None => (counters::in_memory(), None),
     };
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
-    let available = available();
+    let (dpop, dpop_nonce_key) = match &dpop_at {
+        Some(at) => dpop::read(at, directory, &counters),
+        None => Default::default(),
+    };
+    if let Some(at) = dpop_at.as_ref().or(counters_at.as_ref()).filter(|_| !issuer_names.is_empty()) {
+        dpop::warn(at, &dpop, &counters);
+    }
+    let available = available(!issuer_names.is_empty());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -207,7 +217,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, directories, cache, state_dir },
+        identity: identity::settings::Settings { issuers: settings, directories, cache, dpop, state_dir },
         groups: Arc::new(groups),
         counters,
         policy,
@@ -220,16 +230,17 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             limits,
             redis,
             admin_token,
+            dpop_nonce_key,
         },
     })
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available() -> Accepted {
+fn available(has_issuers: bool) -> Accepted {
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
         CredentialKind::Jwt => true,
+        CredentialKind::Dpop => has_issuers,
         CredentialKind::Anonymous
-        | CredentialKind::Dpop
         | CredentialKind::Opaque
         | CredentialKind::ApiKey
         | CredentialKind::Basic

@@ -158,6 +158,16 @@ pub(crate) fn choose<'a>(request: &Request<'a>, accepted: &Accepted) -> Result<P
     Ok(chosen.1)
 }
 
+/// The kind that `Authorization` is by its scheme, for the words of a refusal; anonymous where it has none that is known.
+pub fn presented(request: &Request<'_>) -> CredentialKind {
+    match authorization(request.authorization) {
+        Ok(Some((Scheme::Bearer, _))) => CredentialKind::Jwt,
+        Ok(Some((Scheme::Dpop, _))) => CredentialKind::Dpop,
+        Ok(Some((Scheme::Basic, _))) => CredentialKind::Basic,
+        _ => CredentialKind::Anonymous,
+    }
+}
+
 /// What a log may say of a token, or of an API key: the first eight hex digits of its SHA-256, so that two lines can be
 /// seen to be about the same one. Empty where a request has neither, or a password, which could be guessed from it.
 pub fn token_id(request: &Request<'_>) -> String {

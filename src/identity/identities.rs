@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{Grounds, TokenCache};
 use super::credential::{self, Presented};
+use super::dpop::{Nonces, Seen};
 use super::keys::{Choice, Key, KeySetError};
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
@@ -14,6 +15,7 @@ use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
 use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
 use crate::clock::{Clock, Now};
+use crate::link::Link;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 
@@ -27,6 +29,12 @@ pub struct Identities {
     by_iss: HashMap<String, usize>,
     cache: TokenCache,
     anonymous: Arc<Identity>,
+    /// Where proofs must hold a nonce.
+    pub(super) nonces: Option<Nonces>,
+    /// Proofs seen, whatever the config says of them now.
+    pub(super) seen: Arc<Seen>,
+    /// The Redis that all agents share.
+    pub(super) link: Option<Link>,
 }
 
 /// What became of a request's credential.
@@ -109,7 +117,26 @@ impl Identities {
             Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
             _ => TokenCache::new(settings.cache),
         };
-        Ok(Identities { settings, groups, sources, by_iss, cache, anonymous: Arc::new(Identity::anonymous()) })
+        Ok(Identities {
+            nonces: settings.dpop.nonce.as_ref().map(Nonces::new),
+            seen: previous.map(|previous| Arc::clone(&previous.seen)).unwrap_or_default(),
+            link: None,
+            settings,
+            groups,
+            sources,
+            by_iss,
+            cache,
+            anonymous: Arc::new(Identity::anonymous()),
+        })
+    }
+
+    /// The same, sharing what all agents must know of each other through that Redis.
+    pub fn sharing(self, link: Option<Link>) -> Identities {
+        Identities { link, ..self }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -186,19 +213,27 @@ impl Identities {
                 trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
                 Ok(Arc::clone(&self.anonymous))
             }
-            Presented::Jwt(token) => self.jwt(token, answers, now, trace),
+            Presented::Jwt(token) => {
+                let identity = self.jwt(token, answers, now, trace)?;
+                identity.binding.check_bearer(request, trace)?;
+                Ok(identity)
+            }
+            Presented::Dpop(token) => self.dpop(token, request, answers, now, trace),
             // The config lets a rule accept only what is there.
-            Presented::Opaque(_)
-            | Presented::Dpop(_)
-            | Presented::ApiKey(_)
-            | Presented::Certificate
-            | Presented::Basic(_) => {
+            Presented::Opaque(_) | Presented::ApiKey(_) | Presented::Certificate | Presented::Basic(_) => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }
     }
 
-    fn jwt(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+    /// Verifies a JWT, or remembers having done so. What it is bound to is another question, which each request answers.
+    pub(super) fn jwt(
+        &self,
+        token: &str,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Arc<Identity>, Obstacle> {
         match self.cache.find(token.as_bytes(), now) {
             Some(Ok(identity)) => {
                 trace.step(STAGE, Outcome::Pass, || "the same token was verified before, and still holds".to_owned());
@@ -290,7 +325,7 @@ impl Identities {
 }
 
 /// Why there is no identity yet.
-enum Obstacle {
+pub(super) enum Obstacle {
     Rejected(Rejection),
     Wait(Wait),
 }
@@ -361,7 +396,7 @@ fn pinned_keys(issuer: &IssuerSettings, error: &KeySetError) -> SetupError {
     SetupError::PinnedKeys { name: Arc::clone(&issuer.name), reason }
 }
 
-fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
+pub(super) fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOnce() -> String) -> Rejection {
     trace.step(STAGE, Outcome::Fail, || format!("{}: {}", rejection.code(), about()));
     rejection
 }

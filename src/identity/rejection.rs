@@ -1,6 +1,6 @@
 //! Why a credential did not become an identity: a closed list, with the words for each.
 
-/// Why a credential was refused. Every variant but [`Rejection::NoKeys`] is the caller's doing.
+/// Why a credential was refused. All but those that [`Rejection::is_failure`] names are the caller's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
     /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
@@ -47,11 +47,21 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// What was proved to be held is not what the token is bound to.
+    ProofInvalid,
+    /// The DPoP proof does not hold (RFC 9449, section 4.3).
+    DpopProofInvalid,
+    /// The DPoP proof was used before.
+    DpopReplayed,
+    /// The DPoP proof has no nonce of ours, or an old one (RFC 9449, section 9).
+    DpopNonceNeeded,
+    /// Nobody can say whether the DPoP proof was used before. Ours, not the caller's.
+    ReplayUnknown,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 22] = [
+    pub const ALL: [Rejection; 27] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -74,6 +84,11 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::ProofInvalid,
+        Rejection::DpopProofInvalid,
+        Rejection::DpopReplayed,
+        Rejection::DpopNonceNeeded,
+        Rejection::ReplayUnknown,
     ];
 
     /// The `reason` code.
@@ -89,7 +104,7 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        self == Rejection::NoKeys
+        matches!(self, Rejection::NoKeys | Rejection::ReplayUnknown)
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
@@ -126,6 +141,11 @@ impl Rejection {
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::ProofInvalid => ("proof_invalid", "The token is bound to another key or certificate"),
+            Rejection::DpopProofInvalid => ("dpop_proof_invalid", "The DPoP proof is not valid for this request"),
+            Rejection::DpopReplayed => ("dpop_replayed", "The DPoP proof was used before"),
+            Rejection::DpopNonceNeeded => ("dpop_nonce_needed", "The DPoP proof needs the nonce in DPoP-Nonce"),
+            Rejection::ReplayUnknown => ("replay_unknown", "It is not known whether the DPoP proof was used before"),
         }
     }
 }

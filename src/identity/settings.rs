@@ -10,6 +10,7 @@ use url::Url;
 
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
+use super::dpop::DpopSettings;
 use crate::secret::Secret;
 
 /// Everything `identity` needs to know, besides the groups.
@@ -21,6 +22,8 @@ pub struct Settings {
     pub directories: Vec<DirectorySettings>,
     /// The verified-token cache.
     pub cache: CacheSettings,
+    /// What proofs of tokens that are bound to a key must be like.
+    pub dpop: DpopSettings,
     /// A folder for what should outlive the process: each issuer's last key set, for a start without its provider.
     pub state_dir: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use super::keys::Key;
@@ -46,6 +46,8 @@ pub(crate) enum Answered {
     Signature(Arc<Key>, bool),
     /// Somebody else was asked who this is.
     Identity(Result<Arc<Identity>, Rejection>),
+    /// A proof's signature was checked, and the proof recorded as used.
+    Proof(Result<(), Rejection>),
 }
 
 /// What a request has waited for so far.
@@ -55,6 +57,8 @@ pub struct Answers {
     keys: bool,
     signature: Option<(Arc<Key>, bool)>,
     pub(crate) identity: Option<Result<Arc<Identity>, Rejection>>,
+    /// What was found without waiting is noted here as well, so that no proof is recorded twice.
+    proof: OnceLock<Result<(), Rejection>>,
 }
 
 impl Answers {
@@ -64,6 +68,9 @@ impl Answers {
             Answered::Keys => self.keys = true,
             Answered::Signature(key, holds) => self.signature = Some((key, holds)),
             Answered::Identity(identity) => self.identity = Some(identity),
+            Answered::Proof(proof) => {
+                let _ = self.note_proof(proof);
+            }
         }
     }
 
@@ -90,5 +97,20 @@ impl Answers {
     /// Whether somebody else may still be asked who this is.
     pub(crate) fn may_ask_for_identity(&self) -> bool {
         !self.closed && self.identity.is_none()
+    }
+
+    /// What is known of the request's one proof; `None` where nobody has looked.
+    pub(crate) fn proof(&self) -> Option<Result<(), Rejection>> {
+        self.proof.get().copied()
+    }
+
+    /// Notes what was found of it. The first finding stays.
+    pub(crate) fn note_proof(&self, found: Result<(), Rejection>) -> Result<(), Rejection> {
+        *self.proof.get_or_init(|| found)
+    }
+
+    /// Whether a proof may still be checked and recorded elsewhere.
+    pub(crate) fn may_wait_for_proof(&self) -> bool {
+        !self.closed && self.proof().is_none()
     }
 }
