@@ -13,6 +13,7 @@ use crate::decision::{Decision, DecisionId, LOG_TARGET, Reason, Summary};
 use crate::extract::{Malformed, extract};
 use crate::identity::{self, Accepted, Answers, Identified, Identities, Identity, Rejection, Wait};
 use crate::limit::{Budget, Charges, Counted, Counters, Exceeded, OnFailure, State};
+use crate::policy::rule::Unavailable;
 use crate::policy::{Denial, Matched, Permit, Policy};
 use crate::request::Request;
 use crate::spop::Messages;
@@ -95,7 +96,7 @@ impl Pipeline {
         let (asked, about) = self.ask(messages, now, &answers, &mut Trace::off());
         match asked {
             Asked::Decided(decision) => Step::Done(decision),
-            Asked::Permitted(permit, identity) => self.count(permit, identity, now),
+            Asked::Permitted(permit, identity, complete) => self.count(permit, identity, complete, now),
             Asked::Wait(wait) => self.ask_again(wait, answers, messages, now),
         }
         .about(about)
@@ -104,10 +105,10 @@ impl Pipeline {
     /// The same for somebody who wants to know why: each check says itself, and limits are looked at, not charged.
     pub async fn explain(&self, messages: &Messages<'_>, now: Now, trace: &mut Trace) -> Decision {
         let mut answers = Answers::default();
-        let (permit, identity) = loop {
+        let (permit, identity, complete) = loop {
             match self.ask(messages, now, &answers, trace).0 {
                 Asked::Decided(decision) => return decision,
-                Asked::Permitted(permit, identity) => break (permit, identity),
+                Asked::Permitted(permit, identity, complete) => break (permit, identity, complete),
                 Asked::Wait(wait) => {
                     trace.step("identify", Outcome::Note, || "waiting for an answer from elsewhere".to_owned());
                     answers.add(wait.await);
@@ -116,7 +117,7 @@ impl Pipeline {
         };
         if permit.charges().is_empty() {
             trace.step(COUNT, Outcome::Note, || "no limit applies".to_owned());
-            return Decision::allowed(self.ids.next(now), identity, &permit, Budget::default());
+            return complete.mark(Decision::allowed(self.ids.next(now), identity, &permit, Budget::default()));
         }
         match self.counters.peek(permit.charges(), now).await {
             Ok(counted) => {
@@ -127,7 +128,7 @@ impl Pipeline {
                 for state in states {
                     trace.step(COUNT, outcome, || left(state));
                 }
-                self.counted(&permit, identity, counted, now)
+                complete.mark(self.counted(&permit, identity, counted, now))
             }
             Err(failure) => {
                 trace.step(COUNT, Outcome::Fail, || format!("the counters cannot answer: {failure}"));
@@ -172,8 +173,16 @@ impl Pipeline {
             Ok(matched) => matched,
             Err(denial) => return Asked::Decided(self.refused(denial, self.identities.anonymous(), now)),
         };
-        let identity = match self.identify(request, &matched, now, answers, trace) {
-            Identified::Known(identity) => identity,
+        let (identity, complete) = match self.identify(request, &matched, now, answers, trace) {
+            Identified::Known(identity) => (identity, Complete::Yes),
+            Identified::Rejected(rejection)
+                if rejection.is_failure() && matched.identity_unavailable() == Unavailable::Anonymous =>
+            {
+                trace.step("identify", Outcome::Note, || {
+                    "the rule says that a credential which cannot be looked into is none".to_owned()
+                });
+                (self.identities.anonymous(), Complete::WithoutIdentity)
+            }
             Identified::Rejected(rejection) => {
                 let mut decision = self.rejected(rejection, matched.rule(), matched.credentials(), now);
                 decision.presented = identity::presented(request);
@@ -182,7 +191,7 @@ impl Pipeline {
             Identified::Wait(keys) => return Asked::Wait(keys),
         };
         match matched.authorize(request, &identity, trace) {
-            Ok(permit) => Asked::Permitted(permit, identity),
+            Ok(permit) => Asked::Permitted(permit, identity, complete),
             Err(denial) => {
                 let mut decision = self.refused(denial, identity, now);
                 decision.accepted = *matched.credentials();
@@ -227,7 +236,9 @@ impl Pipeline {
                 }
                 match pipeline.ask(&messages, now, &answers, &mut Trace::off()).0 {
                     Asked::Decided(decision) => break Step::Done(decision),
-                    Asked::Permitted(permit, identity) => break pipeline.count(permit, identity, now),
+                    Asked::Permitted(permit, identity, complete) => {
+                        break pipeline.count(permit, identity, complete, now);
+                    }
                     // Each sort of answer is waited for once, and none after `close`.
                     Asked::Wait(next) => wait = next,
                 }
@@ -239,15 +250,15 @@ impl Pipeline {
         }))
     }
 
-    fn count(self: &Arc<Self>, permit: Permit, identity: Arc<Identity>, now: Now) -> Step {
+    fn count(self: &Arc<Self>, permit: Permit, identity: Arc<Identity>, complete: Complete, now: Now) -> Step {
         match self.counters.charge(permit.charges(), now, now.instant() + self.deadline) {
-            Counted::Now(counted) => Step::Done(self.counted(&permit, identity, counted, now)),
+            Counted::Now(counted) => Step::Done(complete.mark(self.counted(&permit, identity, counted, now))),
             Counted::Failed(_) => Step::Done(self.uncounted(&permit, identity, now)),
             Counted::Later(counted) => {
                 let pipeline = Arc::clone(self);
                 Step::Wait(Box::pin(async move {
                     match counted.await {
-                        Ok(counted) => pipeline.counted(&permit, identity, counted, now),
+                        Ok(counted) => complete.mark(pipeline.counted(&permit, identity, counted, now)),
                         // The store has logged it, once an episode.
                         Err(_) => pipeline.uncounted(&permit, identity, now),
                     }
@@ -326,7 +337,7 @@ impl Pipeline {
 /// What is known before counting.
 enum Asked {
     Decided(Decision),
-    Permitted(Permit, Arc<Identity>),
+    Permitted(Permit, Arc<Identity>, Complete),
     Wait(Wait),
 }
 
@@ -343,6 +354,20 @@ impl About {
         if self.summary.is_some() {
             decision.summary = self.summary;
         }
+    }
+}
+
+/// Whether every part that should have had a say had it.
+#[derive(Clone, Copy)]
+enum Complete {
+    Yes,
+    WithoutIdentity,
+}
+
+impl Complete {
+    fn mark(self, mut decision: Decision) -> Decision {
+        decision.degraded |= matches!(self, Complete::WithoutIdentity);
+        decision
     }
 }
 

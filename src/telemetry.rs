@@ -320,8 +320,12 @@ impl Buffered {
 pub struct Snapshot {
     /// Each issuer.
     pub issuers: Vec<IssuerSnapshot>,
+    /// Each issuer that is asked about tokens.
+    pub introspection: Vec<IntrospectionSnapshot>,
     /// The shared counters, where there are any.
     pub store: Option<StoreSnapshot>,
+    /// The revocations, where there is a Redis for them.
+    pub revocations: Option<RevocationsSnapshot>,
     /// Counters in this process's memory.
     pub memory_counters: u64,
     /// Counters that were forgotten before they were full again, for want of memory.
@@ -351,6 +355,25 @@ pub struct IssuerSnapshot {
     pub iat_skew_s: Option<i64>,
 }
 
+/// How asking one issuer about tokens goes.
+#[derive(Clone, Debug)]
+pub struct IntrospectionSnapshot {
+    /// The config's name for it.
+    pub name: String,
+    /// Whether it answers.
+    pub answering: bool,
+    /// Questions asked.
+    pub asked: u64,
+    /// Those without an answer.
+    pub failed: u64,
+    /// Those not asked because too many were under way.
+    pub no_place: u64,
+    /// Requests whose token was known.
+    pub hits: u64,
+    /// Good tokens that are known.
+    pub known: u64,
+}
+
 /// The shared counters.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreSnapshot {
@@ -358,6 +381,17 @@ pub struct StoreSnapshot {
     pub reachable: bool,
     /// How often it stopped answering.
     pub episodes: u64,
+}
+
+/// The revocations.
+#[derive(Clone, Copy, Debug)]
+pub struct RevocationsSnapshot {
+    /// How many are known.
+    pub entries: u64,
+    /// Since Redis last said that they are all; `None` before it ever did.
+    pub age_s: Option<u64>,
+    /// Whether Redis pushes them.
+    pub listening: bool,
 }
 
 impl LogGuard {
@@ -409,12 +443,23 @@ impl Collector for Snapshot {
                 ConstCounter::new(value(issuer)).encode(family.encode_family(&labels)?)?;
             }
         }
+        self.introspection(&mut encoder)?;
         if let Some(store) = self.store {
             let up = gauge(u64::from(store.reachable));
             up.encode(encoder.encode_descriptor("store_up", "1 while Redis answers", None, up.metric_type())?)?;
             let episodes = ConstCounter::new(store.episodes);
             let help = "Times Redis stopped answering";
             episodes.encode(encoder.encode_descriptor("store_outages", help, None, episodes.metric_type())?)?;
+        }
+        if let Some(revocations) = self.revocations {
+            for (name, help, value) in [
+                ("revocations", "Revocations in force", Some(revocations.entries)),
+                ("revocations_age_seconds", "Since Redis last said that these are all", revocations.age_s),
+                ("revocations_pushed", "1 while Redis pushes revocations", Some(u64::from(revocations.listening))),
+            ] {
+                let Some(value) = value.map(gauge) else { continue };
+                value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+            }
         }
         for (name, help, value) in [
             ("memory_counters", "Limit counters in memory", self.memory_counters),
@@ -434,6 +479,43 @@ impl Collector for Snapshot {
         ] {
             let value: ConstCounter<u64> = ConstCounter::new(value);
             value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Only where an issuer is asked about tokens: most are not.
+    fn introspection(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        if self.introspection.is_empty() {
+            return Ok(());
+        }
+        type Value = fn(&IntrospectionSnapshot) -> u64;
+        let gauges: [(&str, &str, Value); 2] = [
+            ("introspection_up", "1 while the issuer answers about tokens", |issuer| u64::from(issuer.answering)),
+            ("introspection_tokens_cached", "Good tokens that are known", |issuer| issuer.known),
+        ];
+        for (name, help, value) in gauges {
+            let probe = ConstGauge::new(0i64);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for issuer in &self.introspection {
+                let value = ConstGauge::new(i64::try_from(value(issuer)).unwrap_or(i64::MAX));
+                value.encode(family.encode_family(&[("issuer", issuer.name.as_str())])?)?;
+            }
+        }
+        let counters: [(&str, &str, Value); 4] = [
+            ("introspection_calls", "Tokens that the issuer was asked about", |issuer| issuer.asked),
+            ("introspection_failures", "Questions that had no answer", |issuer| issuer.failed),
+            ("introspection_cache_hits", "Requests whose token was known", |issuer| issuer.hits),
+            ("introspection_refused", "Questions not asked: too many were under way", |issuer| issuer.no_place),
+        ];
+        for (name, help, value) in counters {
+            let probe = ConstCounter::new(0u64);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for issuer in &self.introspection {
+                let labels = [("issuer", issuer.name.as_str())];
+                ConstCounter::new(value(issuer)).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -39,6 +39,10 @@ fn exit_codes_say_whose_fault_it_was() {
         (vec!["run", "--config", SHIPPED, "--spop-listen", "unix:/nowhere/x.sock"], 1),
         (vec!["run", "--config", SHIPPED, "--spop-listen", "tcp:0.0.0.0:0"], 64),
         (vec!["run", "--config", SHIPPED, "--admin-listen", "tcp:0.0.0.0:0"], 64),
+        // Without Redis nobody would hear of it.
+        (vec!["revoke", "--config", SHIPPED, "list"], 64),
+        (vec!["revoke", "--config", SHIPPED], 2),
+        (vec!["revoke", "--config", SHIPPED, "token", "eyJ.e30.x"], 2),
         (vec!["completions", "bash"], 0),
         (vec!["--help"], 0),
     ] {
@@ -132,9 +136,39 @@ fn the_configs_own_tests_run_and_fail_when_they_should() {
 }
 
 #[test]
+fn revoking_says_what_it_cannot_do() {
+    let folder = folder();
+    let path = folder.path().join("t.yaml");
+    let text = std::fs::read_to_string(root().join(SHIPPED)).unwrap();
+    // Nobody listens there.
+    let redis = format!("redis+unix://{}/no.sock", folder.path().display());
+    std::fs::write(&path, format!("{text}\ncounters: {{ redis: \"{redis}\" }}\n")).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (two, empty) = (write("two", "eyJ.e30.x\neyJ.e30.y\n"), write("empty", "\n"));
+    for (arguments, code, expected) in [
+        (vec!["list"], 1, "cannot be changed or read: Redis"),
+        (vec!["subject", "acme", "alice"], 1, "cannot be changed or read: Redis"),
+        (vec!["subject", "acmee", "alice"], 1, "no issuer \"acmee\", expected one of: `acme`"),
+        (vec!["token", "--token-file", &two], 1, "does not hold one token"),
+        (vec!["token", "--token-file", &empty], 1, "does not hold one token"),
+        (vec!["token", "--token-file", "/nowhere/token"], 1, "cannot read /nowhere/token"),
+        (vec!["undo", "7"], 2, "sixteen hex digits"),
+    ] {
+        let output = tollgate(&[&["revoke", "--config", path.to_str().unwrap()][..], &arguments].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn completions_know_every_subcommand() {
     let output = tollgate(&["completions", "bash"]);
-    for name in ["run", "check", "explain", "test", "dev-idp", "completions"] {
+    for name in ["run", "check", "explain", "test", "revoke", "dev-idp", "completions"] {
         assert!(stdout(&output).contains(name), "{name}");
     }
 }

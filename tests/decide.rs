@@ -466,6 +466,44 @@ fn key_pair(kid: &str) -> (EncodingKey, String) {
     (key, json!({ "keys": [jwk] }).to_string())
 }
 
+#[test]
+fn a_credential_that_cannot_be_looked_into_is_what_the_rule_says() {
+    // Nobody fetches keys here, and nobody can be asked.
+    let bench = Bench::new(UNAVAILABLE);
+    let jwt = bench.token(json!({}));
+    for (path, token, status, reason, degraded) in [
+        ("/closed", Some(jwt.as_str()), "503", "no_keys", "true"),
+        ("/closed", Some("opaque"), "503", "introspection_unavailable", "true"),
+        ("/open", Some(&jwt), "200", "allowed", "true"),
+        ("/open", Some("opaque"), "200", "allowed", "true"),
+        ("/open", None, "200", "allowed", "false"),
+        // What can be looked into, and proves nothing, is refused as ever.
+        ("/open", Some("ey.not.jose"), "401", "token_malformed", "false"),
+        ("/limited", Some("opaque"), "200", "allowed", "true"),
+        ("/limited", Some("opaque"), "429", "limit_exceeded", "true"),
+        ("/nowhere", Some("opaque"), "503", "introspection_unavailable", "true"),
+    ] {
+        let told = bench.request(&format!("GET a.example{path}"), token);
+        let seen = [&told["status"], &told["reason"], &told["degraded"]];
+        assert_eq!(seen, [status, reason, degraded], "{path} {token:?}");
+        assert_eq!(told["user"], "", "{path}");
+    }
+}
+
+const UNAVAILABLE: &str = r#"
+issuers:
+  acme:
+    issuer: https://login.acme.example
+    audiences: [https://api.acme.example]
+    introspection: { client_id: tollgate, client_secret: "file:keys.json" }
+limits:
+  once: { key: [src], rate: 1/1h, burst: 1 }
+rules:
+  - { name: closed, path: /closed, allow: anyone }
+  - { name: open, path: /open, allow: anyone, identity_unavailable: anonymous }
+  - { name: limited, path: /limited, allow: anyone, identity_unavailable: anonymous, limits: [once] }
+"#;
+
 const POLICY: &str = r#"
 issuers:
   acme:

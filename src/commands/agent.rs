@@ -61,6 +61,13 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     let counter_settings = config.counters.clone();
     let pipeline = pipeline(config, None, counters).map_err(wrong_config)?;
     pipeline.identities.spawn(&clock, &end);
+    // Before the first question, so that a token that was revoked meanwhile has not even a moment. HAProxy waits in the
+    // listen queue.
+    if tokio::time::timeout(REVOCATIONS_WAIT, pipeline.identities.revocations_read()).await.is_err() {
+        tracing::warn!(
+            "serving before revocations could be read from Redis: those kept in `state_dir` hold, or what `revocations.at_start` says"
+        );
+    }
     let live = Arc::new(Live::new(pipeline));
 
     let admin = admin_settings.zip(admin_listener).map(|(settings, listener)| {
@@ -226,6 +233,9 @@ fn reload(
     live.store(next);
     Ok(())
 }
+
+/// A Redis that answers at all does so in milliseconds; without it the agent is of use all the same.
+const REVOCATIONS_WAIT: Duration = Duration::from_secs(1);
 
 /// Asks Redis how it is each second, so that readiness comes back without traffic.
 async fn probe(live: Arc<Live>, end: CancellationToken) {

@@ -10,7 +10,7 @@ use tollgate::clock::Clock;
 use tollgate::config::flags::{CheckArgs, ExplainArgs, TestArgs};
 use tollgate::config::{self, Config, PolicyTest, TestCaller};
 use tollgate::explain::{self, Explanation, Question};
-use tollgate::identity::settings::{IssuerSettings, KeyOrigin};
+use tollgate::identity::settings::{IssuerSettings, KeyOrigin, Settings};
 use tollgate::identity::{Assumed, Identities};
 use tollgate::limit::Counters;
 use tollgate::pipeline::{DecisionIds, Pipeline};
@@ -23,7 +23,8 @@ use super::{Failure, failed};
 pub(super) fn check(flags: &CheckArgs) -> Result<ExitCode, Failure> {
     let config = config::load(&flags.config.config)?;
     // Pinned keys that are of no use, and issuers that cannot be told apart, are mistakes in the config too.
-    Identities::new(config.identity.clone(), Arc::clone(&config.groups), None).map_err(wrong_config)?;
+    let identity = Settings { revocations: None, ..config.identity.clone() };
+    Identities::new(identity, Arc::clone(&config.groups), None).map_err(wrong_config)?;
     let mut out = std::io::stdout().lock();
     if flags.expanded {
         write!(out, "{}", config.expanded()).map_err(failed)?;
@@ -46,6 +47,7 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
     config.identity.state_dir = None;
     if flags.offline {
         config.counters.redis = None;
+        config.identity.revocations = None;
     }
     if let Some(file) = &flags.jwks {
         let jwks: Arc<[u8]> = std::fs::read(file).map_err(|error| Failure::at(file, error))?.into();
@@ -78,6 +80,7 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
         pipeline.identities.spawn(&clock, &end);
         // A fetch takes five seconds at most; one that failed says so in the trace.
         let _ = tokio::time::timeout(Duration::from_secs(6), pipeline.identities.fetched()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), pipeline.identities.revocations_read()).await;
     }
     let explanation = explain::explain(&pipeline, &question, clock.now()).await;
     end.cancel();
@@ -104,6 +107,7 @@ pub(super) async fn test(flags: &TestArgs) -> Result<ExitCode, Failure> {
     let tests = std::mem::take(&mut config.tests);
     // Policy is tested, not the store.
     config.counters.redis = None;
+    config.identity.revocations = None;
     let pipeline = pipeline(config)?;
     let mut out = std::io::stdout().lock();
     let mut failures = 0;

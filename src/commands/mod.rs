@@ -2,6 +2,7 @@
 
 mod agent;
 mod inspect;
+mod revoke;
 
 use std::error::Error;
 use std::fmt;
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(flags) => inspect::check(&flags),
         Command::Explain(flags) => runtime()?.block_on(inspect::explain(flags)),
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
+        Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
         Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());

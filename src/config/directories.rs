@@ -1,12 +1,14 @@
 //! `directories:`: where groups come from that are not in a token.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
 use super::file::Kind;
 use super::issuers::choice;
+use super::ldap;
 use super::read::{At, Section, quote};
 use super::secrets;
 use crate::identity::directory::{
@@ -15,8 +17,15 @@ use crate::identity::directory::{
 use crate::identity::settings::OutboundSettings;
 use crate::secret::SecretSource;
 
-/// Reads `directories:`; the names of all, and those without a mistake, each with the place of its secret if it has one.
-pub(super) fn read(at: &At<'_>, folder: &Path) -> (Vec<String>, Vec<(DirectorySettings, Option<SecretSource>)>) {
+/// What a directory's settings do not say any more: where its secret and its authorities' certificates are.
+#[derive(Debug, Default)]
+pub(super) struct WrittenDirectory {
+    pub(super) secret: Option<SecretSource>,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// Reads `directories:`; the names of all, and those without a mistake.
+pub(super) fn read(at: &At<'_>, folder: &Path) -> (Vec<String>, Vec<(DirectorySettings, WrittenDirectory)>) {
     let mut names = Vec::new();
     let mut checked = Vec::new();
     for (name, _, at) in at.with_names("a directory", "a map of directories by name") {
@@ -26,9 +35,9 @@ pub(super) fn read(at: &At<'_>, folder: &Path) -> (Vec<String>, Vec<(DirectorySe
     (names, checked)
 }
 
-fn one(name: &str, at: &At<'_>, folder: &Path) -> Option<(DirectorySettings, Option<SecretSource>)> {
+fn one(name: &str, at: &At<'_>, folder: &Path) -> Option<(DirectorySettings, WrittenDirectory)> {
     let mut section = at.section(DIRECTORY)?;
-    let [google_at, entra_at, file_at] = ["google", "entra", "file"].map(|key| section.take(key));
+    let [google_at, entra_at, ldap_at, file_at] = ["google", "entra", "ldap", "file"].map(|key| section.take(key));
     let [refresh_at, keep_at] = ["refresh", "keep"].map(|key| section.take(key));
     let absent = section
         .take("no_such_user")
@@ -38,16 +47,21 @@ fn one(name: &str, at: &At<'_>, folder: &Path) -> Option<(DirectorySettings, Opt
     // A misspelt key is one mistake, not two.
     let is_known = |key: &str| ["refresh", "keep", "no_such_user"].contains(&key);
     let is_misspelt = matches!(at.kind(), Kind::Map(entries) if entries.iter().any(|entry| !is_known(&entry.key)));
-    match [&google_at, &entra_at, &file_at].into_iter().flatten().count() {
+    match [&google_at, &entra_at, &ldap_at, &file_at].into_iter().flatten().count() {
         1 => {}
         0 if is_misspelt => {}
         0 => at.refuse("this does not say what it is", DIRECTORY),
         _ => at.refuse("this is more than one directory", DIRECTORY),
     }
-    let (kind, secret) = match (google_at, entra_at, file_at) {
-        (Some(at), _, _) => google(&at, folder)?,
-        (_, Some(at), _) => entra(&at, folder)?,
-        (_, _, Some(at)) => {
+    let written = |secret| WrittenDirectory { secret, ca_file: None };
+    let (kind, written) = match (google_at, entra_at, ldap_at, file_at) {
+        (Some(at), ..) => google(&at, folder).map(|(kind, secret)| (kind, written(secret)))?,
+        (_, Some(at), ..) => entra(&at, folder).map(|(kind, secret)| (kind, written(secret)))?,
+        (_, _, Some(at), _) => {
+            let (settings, written) = ldap::read(&at, folder)?;
+            (DirectoryKind::Ldap(Box::new(settings)), written)
+        }
+        (_, _, _, Some(at)) => {
             for (at, key) in [(&refresh_at, "refresh"), (&keep_at, "keep")] {
                 if let Some(at) = at {
                     at.refuse(
@@ -56,9 +70,9 @@ fn one(name: &str, at: &At<'_>, folder: &Path) -> Option<(DirectorySettings, Opt
                     );
                 }
             }
-            (DirectoryKind::File(file(&at, folder)?), None)
+            (DirectoryKind::File(file(&at, folder)?), WrittenDirectory::default())
         }
-        (None, None, None) => return None,
+        (None, None, None, None) => return None,
     };
     let between = |at: &Option<At<'_>>, otherwise: Duration, min_s: u64, max_s: u64| match at {
         None => Some(otherwise),
@@ -74,7 +88,31 @@ fn one(name: &str, at: &At<'_>, folder: &Path) -> Option<(DirectorySettings, Opt
             "at least as long",
         );
     }
-    Some((DirectorySettings { name: name.into(), kind, refresh, keep, absent: absent? }, secret))
+    Some((DirectorySettings { name: name.into(), kind, refresh, keep, absent: absent? }, written))
+}
+
+/// Reads `basic:`, the directory that names and passwords are tried against.
+pub(super) fn basic(
+    at: &At<'_>,
+    names: &[String],
+    checked: &[(DirectorySettings, WrittenDirectory)],
+) -> Option<Arc<str>> {
+    let mut section = at.section("a map: `basic: { directory: people }`")?;
+    let directory_at = section.need("directory", "people");
+    section.finish();
+    let at = directory_at?;
+    let name = at.text("the name of a directory")?;
+    if !names.iter().any(|known| known == name) {
+        at.refuse_name(name, "a directory", names.iter().map(String::as_str));
+        return None;
+    }
+    // One with a mistake of its own has been told about.
+    let (directory, _) = checked.iter().find(|(directory, _)| *directory.name == *name)?;
+    if !matches!(directory.kind, DirectoryKind::Ldap(_)) {
+        at.refuse(format!("{} cannot be asked about a password", quote(name)), "a directory with `ldap:`");
+        return None;
+    }
+    Some(Arc::clone(&directory.name))
 }
 
 fn google(at: &At<'_>, folder: &Path) -> Option<(DirectoryKind, Option<SecretSource>)> {
@@ -192,7 +230,7 @@ fn endpoint(at: Option<&At<'_>>, otherwise: &str, insecure: Option<bool>) -> Opt
 
 const ACCOUNT_KEY: &str = "the JSON file that Google's console gives out for a service account";
 const ADMIN: &str = "the address of an administrator who may read groups, in whose name the account asks";
-const DIRECTORY: &str = "a map with exactly one of `google:`, `entra:` and `file:`";
+const DIRECTORY: &str = "a map with exactly one of `google:`, `entra:`, `ldap:` and `file:`";
 const ENDPOINT: &str = "the URL of the API, such as `https://graph.microsoft.com`";
 const FILE: &str = "the path of a map of people to lists of groups in YAML or JSON, relative to the config's directory";
 const TENANT: &str = "the GUID of a tenant, or a domain of it";

@@ -12,10 +12,11 @@ use super::{Config, dpop, secrets};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::dpop::{DpopSettings, OnReplayFailure};
-use crate::identity::settings::{ClaimPath, GroupForm, TokenUse};
+use crate::identity::settings::{AtStart, ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
-use crate::policy::rule::{Allow, GroupsUnknown, Rule};
+use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
+use crate::secret::SecretSource;
 
 impl Config {
     /// The config with presets expanded and defaults filled in, as YAML. Secrets are still places, and files are named
@@ -24,11 +25,15 @@ impl Config {
         let mut out = String::new();
         self.listeners(&mut out);
         self.directories(&mut out);
+        self.basic(&mut out);
         self.issuers(&mut out);
         if let Some(path) = &self.identity.state_dir {
             put(&mut out, format_args!("\nstate_dir: {}\n", text(&secrets::absolute(path).to_string_lossy())));
         }
         self.groups_and_counters(&mut out);
+        if let Some(revocations) = &self.identity.revocations {
+            put(&mut out, format_args!("\nrevocations:\n  at_start: {}\n", word(revocations.at_start, AtStart::NAMES)));
+        }
         self.dpop(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
@@ -73,11 +78,11 @@ impl Config {
     }
 
     fn directories(&self, out: &mut String) {
-        for (index, (directory, secret)) in self.identity.directories.iter().zip(&self.written.directories).enumerate()
+        for (index, (directory, written)) in self.identity.directories.iter().zip(&self.written.directories).enumerate()
         {
             *out += if index == 0 { "\ndirectories:\n" } else { "" };
             put(out, format_args!("  {}:\n", text(&directory.name)));
-            let secret = || text(&secret.as_ref().map(secrets::show).unwrap_or_default());
+            let secret = || text(&written.secret.as_ref().map(secrets::show).unwrap_or_default());
             match &directory.kind {
                 DirectoryKind::Google(google) => {
                     put(out, format_args!("    google:\n      service_account: {}\n", secret()));
@@ -94,6 +99,9 @@ impl Config {
                     put(out, format_args!("      login: {}\n", text(entra.login.as_str())));
                     put(out, format_args!("      insecure: {}\n", entra.outbound.insecure));
                 }
+                DirectoryKind::Ldap(ldap) => {
+                    put(out, format_args!("    ldap:\n{}", super::ldap::expand(ldap, written)));
+                }
                 DirectoryKind::File(path) => {
                     put(out, format_args!("    file: {}\n", text(&secrets::absolute(path).to_string_lossy())));
                 }
@@ -104,6 +112,12 @@ impl Config {
                 put(out, format_args!("    keep: {}\n", show_duration(directory.keep)));
             }
             put(out, format_args!("    no_such_user: {}\n", word(directory.absent, Absent::NAMES)));
+        }
+    }
+
+    fn basic(&self, out: &mut String) {
+        if let Some(name) = &self.identity.basic {
+            put(out, format_args!("\nbasic:\n  directory: {}\n", text(name)));
         }
     }
 
@@ -137,6 +151,9 @@ impl Config {
                     put(out, format_args!("      username: {}\n", text(username)));
                     put(out, format_args!("      password: {}\n", text(&secrets::show(place))));
                 }
+            }
+            if let (Some(asked), Some(place)) = (&issuer.introspection, &written.client_secret) {
+                introspection(out, asked, place);
             }
             put(out, format_args!("    algorithms: {}\n", list(issuer.algorithms.iter().map(|known| known.name()))));
             let claims = &issuer.claims;
@@ -278,6 +295,7 @@ impl Config {
         put(out, format_args!("    credentials: {}\n", list(credentials)));
         put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
+        put(out, format_args!("    identity_unavailable: {}\n", word(rule.identity_unavailable, Unavailable::NAMES)));
     }
 
     fn group_list(&self, groups: &[GroupId]) -> String {
@@ -313,6 +331,24 @@ impl Config {
     }
 }
 
+fn introspection(out: &mut String, asked: &IntrospectionSettings, place: &SecretSource) {
+    put(out, format_args!("    introspection:\n      client_id: {}\n", text(&asked.client_id)));
+    put(out, format_args!("      client_secret: {}\n", text(&secrets::show(place))));
+    put(out, format_args!("      auth: {}\n", word(asked.auth, ClientAuth::NAMES)));
+    if let Some(url) = &asked.endpoint {
+        put(out, format_args!("      endpoint: {}\n", text(url.as_str())));
+    }
+    let userinfo = match &asked.userinfo {
+        Userinfo::Off => "false".to_owned(),
+        Userinfo::Discovered => "true".to_owned(),
+        Userinfo::At(url) => text(url.as_str()),
+    };
+    put(out, format_args!("      userinfo: {userinfo}\n      max_age: {}\n", show_duration(asked.age_max)));
+    if !asked.prefix.is_empty() {
+        put(out, format_args!("      prefix: {}\n", text(&asked.prefix)));
+    }
+}
+
 fn claim(out: &mut String, path: &ClaimPath, values: &[Value]) {
     let values: Vec<String> = values.iter().map(ToString::to_string).collect();
     put(out, format_args!("        {}: [{}]\n", text(&path.to_string()), values.join(", ")));
@@ -322,7 +358,7 @@ fn rate(quota: Quota) -> String {
     format!("{}/{}", quota.count(), show_period(quota))
 }
 
-fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
+pub(super) fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| text(item.as_ref())).collect();
     format!("[{}]", items.join(", "))
 }
@@ -332,7 +368,7 @@ fn word<T: PartialEq + Copy, const N: usize>(value: T, known: [(&'static str, T)
 }
 
 /// As it is where nobody could take it for anything but text; else in double quotes, which read as in JSON.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     const NOT_TEXT: [&str; 12] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "inf", "nan", "e"];
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'));

@@ -7,6 +7,7 @@ use super::limits::{show_key_part, show_period};
 use super::values::show_duration;
 use crate::identity::GroupSet;
 use crate::identity::directory::{Absent, DirectoryKind};
+use crate::identity::settings::KeyOrigin;
 use crate::limit::{OnFailure, Quota};
 use crate::policy::Policy;
 use crate::policy::charge::{KeyPart, LimitUse, Tier};
@@ -50,13 +51,25 @@ impl Config {
         self.identity.issuers.iter().zip(&self.written.issuers).map(|(issuer, written)| {
             let keys = match &written.jwks_file {
                 Some(path) => format!("keys from {}, with no outbound call", path.display()),
+                None if issuer.keys == KeyOrigin::None => format!("no JWTs of {}", issuer.issuer),
                 None => format!("keys by discovery at {}", issuer.issuer),
             };
             let keys = match &issuer.outbound.proxy {
                 Some(proxy) => format!("{keys}, through the proxy {}", proxy.url),
                 None => keys,
             };
-            format!("issuer {}: preset {}, {keys}", issuer.name, written.preset)
+            let asked = match &issuer.introspection {
+                None => String::new(),
+                Some(asked) => {
+                    let whose = match asked.prefix.as_str() {
+                        "" => "other tokens".to_owned(),
+                        prefix => format!("tokens that begin with `{prefix}`"),
+                    };
+                    let age = show_duration(asked.age_max);
+                    format!("; asked about {whose} as client {}, and believed for {age}", asked.client_id)
+                }
+            };
+            format!("issuer {}: preset {}, {keys}{asked}", issuer.name, written.preset)
         })
     }
 
@@ -71,6 +84,7 @@ impl Config {
                     format!("Entra's at {}, tenant {}, asked by {}", entra.endpoint, entra.tenant, entra.client_id),
                     true,
                 ),
+                DirectoryKind::Ldap(ldap) => (super::ldap::describe(ldap), true),
                 DirectoryKind::File(path) => (format!("the file {}", path.display()), false),
             };
             let ages = if is_asked {

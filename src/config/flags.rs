@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::policy_tests::Expectation;
+use super::values;
+use crate::identity::revocation::Id;
 use crate::server::settings::Listen;
 
 /// Identity, group policy and exact rate limits for stock HAProxy, over SPOP.
@@ -32,6 +35,9 @@ pub enum Command {
     /// Run the policy tests written in the config's `tests:`
     #[command(after_help = TEST)]
     Test(TestArgs),
+    /// Revoke a token, a subject, a session or all of an issuer's tokens, for every agent within a second
+    #[command(after_help = REVOKE)]
+    Revoke(RevokeArgs),
     /// Run a small OIDC provider for demos and tests, on loopback only
     #[command(after_help = DEV_IDP)]
     DevIdp(DevIdpArgs),
@@ -134,6 +140,83 @@ pub struct TestArgs {
     pub config: ConfigArgs,
 }
 
+/// `tollgate revoke`.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct RevokeArgs {
+    /// Which config: it says where Redis is, and what issuers are called.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What to revoke, or to look at
+    #[command(subcommand)]
+    pub command: RevokeCommand,
+}
+
+/// What `tollgate revoke` does.
+#[derive(Debug, Subcommand)]
+pub enum RevokeCommand {
+    /// Refuse one token, or one API key, for good
+    Token {
+        /// A file with it; `-` is standard input. It is not taken from the command line, where others could see it
+        #[arg(long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+        token_file: PathBuf,
+        /// For how long [default: until it expires, or 30d where it does not say]
+        #[arg(long = "for", value_name = "DURATION", value_parser = lifetime)]
+        lifetime: Option<Duration>,
+    },
+    /// Refuse whatever a subject was issued until now; who signs in anew gets in
+    Subject {
+        /// The config's name of the issuer, or its exact `iss`
+        issuer: String,
+        /// `sub`; where the source has no subjects (keys, certificates, directories) the user
+        subject: String,
+        /// For how long, and since when.
+        #[command(flatten)]
+        span: SpanArgs,
+    },
+    /// Refuse whatever belongs to a session (`sid`), whenever it was or will be issued
+    Session {
+        /// The config's name of the issuer, or its exact `iss`
+        issuer: String,
+        /// `sid`
+        session: String,
+        /// For how long
+        #[arg(long = "for", value_name = "DURATION", default_value = "30d", value_parser = lifetime)]
+        lifetime: Duration,
+    },
+    /// Refuse whatever an issuer issued until now
+    Issuer {
+        /// The config's name of the issuer, or its exact `iss`
+        issuer: String,
+        /// For how long, and since when.
+        #[command(flatten)]
+        span: SpanArgs,
+    },
+    /// Show what is revoked
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let in again what a revocation refuses
+    Undo {
+        /// The revocation's name, as `revoke` and `revoke list` print it
+        #[arg(value_name = "ID", value_parser = revocation)]
+        id: Id,
+    },
+}
+
+/// How long a revocation holds, and of what age.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SpanArgs {
+    /// For how long: longer than any token lives. What does not say when it was issued is refused for all of it
+    #[arg(long = "for", value_name = "DURATION", default_value = "30d", value_parser = lifetime)]
+    pub lifetime: Duration,
+    /// By how much the issuer's clock may be ahead: what it issues for so long after now is refused too
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = skew)]
+    pub skew: Duration,
+}
+
 /// `tollgate dev-idp`.
 #[derive(Debug, Args)]
 pub struct DevIdpArgs {
@@ -147,6 +230,26 @@ pub struct DevIdpArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub users: Option<PathBuf>,
 }
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let known = values::duration(text).filter(|lifetime| (Duration::from_secs(1)..=LIFETIME_MAX).contains(lifetime));
+    known.ok_or_else(|| "expected a duration from 1s to 3650d, such as 12h or 30d".to_owned())
+}
+
+fn skew(text: &str) -> Result<Duration, String> {
+    let known = values::duration(text).filter(|skew| *skew <= SKEW_MAX);
+    known.ok_or_else(|| "expected a duration from 0s to 5m, such as 2s".to_owned())
+}
+
+fn revocation(text: &str) -> Result<Id, String> {
+    Id::parse(text).ok_or_else(|| "expected sixteen hex digits, as `tollgate revoke list` prints them".to_owned())
+}
+
+/// Ten years: longer than what it is about will be of use to anybody.
+const LIFETIME_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// As far as an issuer's `leeway` goes.
+const SKEW_MAX: Duration = Duration::from_secs(300);
 
 fn listen(text: &str) -> Result<Listen, String> {
     Listen::parse(text).ok_or_else(|| "expected tcp:ADDRESS:PORT (an IP address) or unix:/PATH".to_owned())
@@ -188,6 +291,18 @@ with, in tollgate.yaml:
 
 Exit code 3 where a decision is not the one written there";
 
+const REVOKE: &str = "\
+Examples:
+  tollgate revoke --config tollgate.yaml token --token-file token.jwt
+  tollgate revoke --config tollgate.yaml subject acme 0b1a6f4e-7d0c-4b5e
+  tollgate revoke --config tollgate.yaml session acme 8d2a11c7 --for 12h
+  tollgate revoke --config tollgate.yaml issuer https://login.acme.example --for 1d
+  tollgate revoke --config tollgate.yaml list --json
+  tollgate revoke --config tollgate.yaml undo 3f2a9c0014d7e8b1
+
+Exit code 0 means that Redis has it. Whatever can still get new tokens (a refresh token, a session at the provider) must
+be ended there too";
+
 const DEV_IDP: &str = "\
 Example:
   tollgate dev-idp --listen 127.0.0.1:9400
@@ -219,7 +334,7 @@ mod tests {
 
     #[test]
     fn examples_of_the_help_parse() {
-        let help = [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, DEV_IDP, COMPLETIONS].join("\n");
+        let help = [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, REVOKE, DEV_IDP, COMPLETIONS].join("\n");
         let mut count = 0;
         for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
             let line = line.split(" > ").next().unwrap();
@@ -227,7 +342,7 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{error}"));
             count += 1;
         }
-        assert_eq!(count, 11);
+        assert_eq!(count, 17);
     }
 
     #[test]
@@ -238,6 +353,13 @@ mod tests {
             ("explain --config f --url u --token a --token-file b", "cannot be used with"),
             ("explain --config f --url u --jwks k", "--offline"),
             ("chekc --config f", "check"),
+            ("revoke --config f subject acme", "SUBJECT"),
+            ("revoke --config f token eyJ", "unexpected argument"),
+            ("revoke --config f issuer acme --for 30", "1s to 3650d"),
+            ("revoke --config f issuer acme --for 4000d", "1s to 3650d"),
+            ("revoke --config f issuer acme --skew 6m", "0s to 5m"),
+            ("revoke --config f session acme s --skew 1s", "unexpected argument"),
+            ("revoke --config f undo 12", "sixteen hex digits"),
         ] {
             let error = Cli::try_parse_from(["tollgate"].into_iter().chain(line.split(' '))).unwrap_err();
             assert!(error.to_string().contains(expected), "{line}: {error}");

@@ -8,6 +8,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::file::Kind;
+use super::introspection;
 use super::read::{At, Section, quote};
 use super::secrets;
 use crate::identity::directory::DirectorySettings;
@@ -30,6 +31,7 @@ pub(super) struct CheckedIssuer {
 pub(super) struct WrittenIssuer {
     pub(super) preset: &'static str,
     pub(super) jwks_file: Option<PathBuf>,
+    pub(super) client_secret: Option<SecretSource>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) proxy_password: Option<SecretSource>,
 }
@@ -41,6 +43,7 @@ pub(super) type Membership = (String, Vec<(String, String)>);
 pub(super) fn read(at: &At<'_>, directory: &Path, directories: &[String]) -> (Vec<String>, Vec<CheckedIssuer>) {
     let mut names = Vec::new();
     let mut checked: Vec<CheckedIssuer> = Vec::new();
+    let mut prefixes: Vec<(String, String)> = Vec::new();
     for (name, key, at) in at.with_names("an issuer", "a map of issuers by name") {
         names.push(name.to_owned());
         if directories.iter().any(|known| known == name) {
@@ -55,6 +58,10 @@ pub(super) fn read(at: &At<'_>, directory: &Path, directories: &[String]) -> (Ve
                 format!("`{}` is also the issuer of `{}`", issuer.settings.issuer, other.settings.name),
                 "one entry for each issuer; it can have several audiences",
             );
+        }
+        if let Some(introspection) = &issuer.settings.introspection {
+            introspection::check_prefix(&at, &introspection.prefix, &prefixes);
+            prefixes.push((name.to_owned(), introspection.prefix.clone()));
         }
         checked.push(issuer);
     }
@@ -78,10 +85,9 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
         .iter()
         .filter_map(|at| at.text(AUDIENCES).map(str::to_owned))
         .collect();
-    let aliases = match section.take("aliases") {
-        None => None,
-        Some(at) => Some(at.one_or_many(ALIASES).iter().filter_map(|at| at.text(ALIASES).map(str::to_owned)).collect()),
-    };
+    let aliases = section
+        .take("aliases")
+        .map(|at| at.one_or_many(ALIASES).iter().filter_map(|at| at.text(ALIASES).map(str::to_owned)).collect());
     let tokens = match section.take("tokens") {
         None => Some(preset.tokens),
         Some(at) => choice(&at, "a use of tokens", TokenUse::NAMES),
@@ -110,6 +116,23 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
     };
     let roots = section.take("ca_file").map(|at| roots(&at, directory));
     let proxy = section.take("proxy").map(|at| proxy(&at, directory));
+    let introspection_at = section.take("introspection");
+    let introspection = introspection_at.as_ref().map(|at| {
+        let (url, insecure) = (url.clone(), insecure.unwrap_or(true));
+        introspection::read(at, introspection::Issuer { url, insecure, pinned: jwks_at.is_some(), directory })
+    });
+    if let (Some("google"), Some(at)) = (preset_name, &introspection_at) {
+        // Its tokeninfo takes no client and answers in a shape of its own.
+        at.refuse("Google has no introspection endpoint (RFC 7662)", "ID tokens, as the preset has them");
+    }
+    if tokens == Some(TokenUse::Opaque) {
+        if introspection.is_none() {
+            section.at().refuse("`tokens: opaque`, and nothing says who is asked about them", "`introspection:`");
+        }
+        if let Some(at) = &jwks_at {
+            at.refuse("keys are for JWTs, and with `tokens: opaque` none is taken", "no `jwks_file`");
+        }
+    }
     let algorithms = section.take("algorithms").map_or_else(|| Algorithm::ALL.to_vec(), |at| algorithms(&at));
     let claims = match section.take("claims") {
         None => Some(preset.claims),
@@ -142,11 +165,16 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
     section.finish();
 
     let (keys, jwks_file) = match jwks {
+        None if tokens == Some(TokenUse::Opaque) => (KeyOrigin::None, None),
         None => (KeyOrigin::Discovery { issuer: url? }, None),
         Some(read) => {
             let (path, jwks) = read?;
             (KeyOrigin::Pinned { jwks }, Some(path))
         }
+    };
+    let (introspection, client_secret) = match introspection {
+        None => (None, None),
+        Some(read) => read.map(|(settings, place)| (Some(settings), Some(place)))?,
     };
     let written = url_at.as_ref()?.as_text()?;
     // A preset's alias goes with one issuer, which need not be this one.
@@ -174,6 +202,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
             key_hosts,
             key_age_max: key_age_max?,
             outbound: OutboundSettings { insecure: insecure?, roots, proxy },
+            introspection,
             algorithms,
             claims: claims?,
             require,
@@ -182,7 +211,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
             groups_from,
             leeway: leeway?,
         },
-        written: WrittenIssuer { preset: preset_name?, jwks_file, ca_file, proxy_password },
+        written: WrittenIssuer { preset: preset_name?, jwks_file, ca_file, proxy_password, client_secret },
     })
 }
 

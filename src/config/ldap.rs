@@ -1,20 +1,25 @@
 //! `ldap:` of a directory: which servers, who searches, where people and their groups are.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
+use super::directories::WrittenDirectory;
+use super::expanded::{list, text};
 use super::read::{At, Section, quote};
 use super::secrets;
+use super::values::{show_duration, show_size};
 use crate::identity::ldap::{
     Account, BasicCacheSettings, DnTemplate, FilterTemplate, GroupName, GroupSource, LdapSettings, Scope, Security,
     Server, UserAttributes, Users,
 };
+use crate::secret::SecretSource;
 
 /// Reads the value of `ldap:`.
-pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<LdapSettings> {
+pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<(LdapSettings, WrittenDirectory)> {
     let mut section = at.section("a map with `url:`, and `users:` or `user_dn:`")?;
     let insecure = section.take("insecure").map_or(Some(false), |at| at.boolean());
     let url_at = section.need("url", "ldaps://ldap.example");
@@ -48,7 +53,7 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<LdapSettings> {
         (Some(at), _) => Some(authorities(at, directory)?),
         (None, _) => None,
     };
-    let account = account?;
+    let (account, secret) = account?;
     if let (None, Some(users_at)) = (&account, &users_at) {
         users_at.warn("without `bind_dn` the directory is searched by nobody in particular, and few let nobody search");
     }
@@ -56,7 +61,8 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<LdapSettings> {
         None => None,
         Some(read) => Some(read?),
     };
-    Some(LdapSettings {
+    let ca_file = ca_at.as_ref().and_then(At::as_text).map(|path| directory.join(path));
+    let settings = LdapSettings {
         servers: servers?.1,
         security: security?,
         ca,
@@ -68,7 +74,89 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<LdapSettings> {
         connect_timeout: connect_timeout?,
         operation_timeout: operation_timeout?,
         cache: cache?,
-    })
+    };
+    Some((settings, WrittenDirectory { secret, ca_file }))
+}
+
+/// The value of `ldap:` as [`read`] reads it, each line indented by six.
+pub(super) fn expand(ldap: &LdapSettings, written: &WrittenDirectory) -> String {
+    let mut out = String::new();
+    let scheme = if ldap.security == Security::Tls { "ldaps" } else { "ldap" };
+    let urls = ldap.servers.iter().map(|server| format!("{scheme}://{server}"));
+    let mut line = |depth: usize, key: &str, value: String| {
+        let _ = writeln!(out, "{}{key}: {value}", "  ".repeat(3 + depth));
+    };
+    line(0, "url", list(urls));
+    line(0, "starttls", (ldap.security == Security::StartTls).to_string());
+    line(0, "insecure", (ldap.security == Security::Plain).to_string());
+    if let Some(path) = &written.ca_file {
+        line(0, "ca_file", text(&secrets::absolute(path).to_string_lossy()));
+    }
+    if let (Some(account), Some(place)) = (&ldap.account, &written.secret) {
+        line(0, "bind_dn", text(&account.dn));
+        line(0, "bind_password", text(&secrets::show(place)));
+    }
+    match &ldap.users {
+        Users::Template(template) => line(0, "user_dn", text(&template.to_string())),
+        Users::Search { base, scope, filter } => {
+            line(0, "users", String::new());
+            line(1, "base", text(base));
+            line(1, "scope", scope_name(*scope).to_owned());
+            line(1, "filter", text(&filter.to_string()));
+        }
+    }
+    line(0, "attributes", String::new());
+    line(1, "user", text(&ldap.attributes.user));
+    line(1, "email", text(&ldap.attributes.email));
+    line(1, "name", text(&ldap.attributes.name));
+    let called = |name: &GroupName| match name {
+        GroupName::Dn => "dn".to_owned(),
+        GroupName::FirstValue => "first".to_owned(),
+        GroupName::Attribute(attribute) => text(attribute),
+    };
+    match &ldap.groups {
+        None => {}
+        Some(GroupSource::Attribute { attribute, name }) => {
+            line(0, "groups", String::new());
+            line(1, "attribute", text(attribute));
+            line(1, "name", called(name));
+        }
+        Some(GroupSource::Search { base, scope, filter, name, nested }) => {
+            line(0, "groups", String::new());
+            line(1, "base", text(base));
+            line(1, "scope", scope_name(*scope).to_owned());
+            line(1, "filter", text(&filter.to_string()));
+            line(1, "name", called(name));
+            line(1, "nested", nested.to_string());
+        }
+    }
+    line(0, "connections", ldap.connections_max.to_string());
+    line(0, "connect_timeout", show_duration(ldap.connect_timeout));
+    line(0, "timeout", show_duration(ldap.operation_timeout));
+    line(0, "cache", String::new());
+    line(1, "max_age", show_duration(ldap.cache.age_max));
+    line(1, "max_refused_age", show_duration(ldap.cache.refused_age_max));
+    line(1, "max_bytes", show_size(ldap.cache.bytes_max));
+    out
+}
+
+/// What `ldap:` is, for whoever reads the config's facts.
+pub(super) fn describe(ldap: &LdapSettings) -> String {
+    let servers = ldap.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let how = match ldap.security {
+        Security::Tls => "over TLS",
+        Security::StartTls => "over TLS that is begun first",
+        Security::Plain => "in clear",
+    };
+    format!("LDAP at {servers}, {how}")
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Base => "base",
+        Scope::One => "one",
+        Scope::Subtree => "subtree",
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,15 +250,18 @@ fn authorities(at: &At<'_>, directory: &Path) -> Option<Arc<[u8]>> {
     }
 }
 
-/// The search account; the outer `None` is a mistake.
-#[allow(clippy::option_option)]
-fn account(dn: Option<&At<'_>>, password: Option<&At<'_>>, directory: &Path) -> Option<Option<Account>> {
+/// The search account and where its password is; `None` is a mistake.
+fn account(
+    dn: Option<&At<'_>>,
+    password: Option<&At<'_>>,
+    directory: &Path,
+) -> Option<(Option<Account>, Option<SecretSource>)> {
     match (dn, password) {
-        (None, None) => Some(None),
+        (None, None) => Some((None, None)),
         (Some(dn), Some(password)) => {
             let dn = dn_text(dn);
-            let (_, password) = secrets::read(password, directory)?;
-            Some(Some(Account { dn: dn?, password }))
+            let (place, password) = secrets::read(password, directory)?;
+            Some((Some(Account { dn: dn?, password }), Some(place)))
         }
         (Some(dn), None) => {
             dn.refuse(
@@ -390,7 +481,7 @@ mod tests {
         let settings = read(&report.at(&root), folder.path());
         let (errors, _) = report.finish();
         if errors.is_empty() {
-            return Ok(settings.unwrap_or_else(|| panic!("{yaml}: neither settings nor a mistake")));
+            return Ok(settings.unwrap_or_else(|| panic!("{yaml}: neither settings nor a mistake")).0);
         }
         let shown = errors.iter().map(|problem| format!("{}: {}", problem.key, problem.what));
         Err(shown.collect::<Vec<_>>().join("\n"))

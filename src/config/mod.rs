@@ -1,8 +1,8 @@
 //! The config: what was written becomes what is usable, or a list of everything that is wrong with it.
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
-//! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers`, `counters`,
-//! `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
+//! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers` with `introspection`,
+//! `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules it configures. `facts` and `expanded` are what `check`
 //! says about a config; `flags` is the command line. `main` alone names this module.
 
 pub mod error;
@@ -15,13 +15,14 @@ mod dpop;
 mod expanded;
 mod facts;
 mod file;
+mod introspection;
 mod issuers;
 // Read by `directories`.
-#[allow(dead_code)]
 mod ldap;
 mod limits;
 mod listeners;
 mod read;
+mod revocations;
 mod rules;
 mod secrets;
 mod values;
@@ -33,6 +34,7 @@ pub use error::{ConfigErrors, Problem};
 pub use file::Place;
 pub use policy_tests::{Expectation, PolicyTest, TestCaller};
 
+use crate::identity::settings::TokenUse;
 use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
 use crate::policy::Policy;
@@ -52,7 +54,7 @@ pub struct Config {
     pub spop: SpopSettings,
     /// `admin:`.
     pub admin: Option<AdminSettings>,
-    /// `issuers:`, `directories:`, `dpop:` and `cache:`.
+    /// `issuers:`, `directories:`, `dpop:`, `cache:`, `state_dir:` and `revocations:`.
     pub identity: identity::settings::Settings,
     /// `groups:`.
     pub groups: Arc<Groups>,
@@ -72,7 +74,7 @@ pub struct Config {
 struct Written {
     groups: Vec<Membership>,
     issuers: Vec<WrittenIssuer>,
-    directories: Vec<Option<SecretSource>>,
+    directories: Vec<directories::WrittenDirectory>,
     limits: Vec<Arc<LimitUse>>,
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
@@ -128,12 +130,13 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
 fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let mut top = root.section("a map with `issuers:`, `rules:` and so on")?;
     let [spop_at, admin_at, issuers_at, cache_at] = ["spop", "admin", "issuers", "cache"].map(|key| top.take(key));
-    let directories_at = top.take("directories");
+    let [directories_at, basic_at] = ["directories", "basic"].map(|key| top.take(key));
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
     let dpop_at = top.take("dpop");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
+    let revocations_at = top.take("revocations");
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -146,9 +149,12 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let (issuer_names, issuers) =
         issuers_at.map(|at| issuers::read(&at, directory, &directory_names)).unwrap_or_default();
+    let basic = basic_at.and_then(|at| directories::basic(&at, &directory_names, &directories));
     if let Some(at) = directories_at.filter(|_| !directory_names.is_empty()) {
-        let used =
-            |name: &str| issuers.iter().any(|issuer| issuer.settings.groups_from.iter().any(|used| **used == *name));
+        let used = |name: &str| {
+            basic.as_deref() == Some(name)
+                || issuers.iter().any(|issuer| issuer.settings.groups_from.iter().any(|used| **used == *name))
+        };
         for (name, key, _) in at.named("").into_iter().filter(|(name, _, _)| !used(name)) {
             key.warn(format!("no issuer has `{name}` in its `groups_from`, so nobody's groups are asked for there"));
         }
@@ -167,6 +173,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         Some(at) => counters::read(at, directory, spop.deadline),
         None => (counters::in_memory(), None),
     };
+    let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
     let (dpop, dpop_nonce_key) = match &dpop_at {
         Some(at) => dpop::read(at, directory, &counters),
@@ -175,7 +182,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     if let Some(at) = dpop_at.as_ref().or(counters_at.as_ref()).filter(|_| !issuer_names.is_empty()) {
         dpop::warn(at, &dpop, &counters);
     }
-    let available = available(!issuer_names.is_empty());
+    let available = available(&issuers, basic.is_some());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
         None => Some(available),
@@ -217,7 +224,15 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     Some(Config {
         spop,
         admin,
-        identity: identity::settings::Settings { issuers: settings, directories, cache, dpop, state_dir },
+        identity: identity::settings::Settings {
+            issuers: settings,
+            directories,
+            basic,
+            cache,
+            dpop,
+            state_dir,
+            revocations,
+        },
         groups: Arc::new(groups),
         counters,
         policy,
@@ -236,15 +251,16 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.
-fn available(has_issuers: bool) -> Accepted {
+fn available(issuers: &[issuers::CheckedIssuer], basic: bool) -> Accepted {
+    let jwts = issuers.iter().any(|issuer| issuer.settings.tokens != TokenUse::Opaque);
+    let opaque = issuers.iter().any(|issuer| issuer.settings.introspection.is_some());
     Accepted::new(CredentialKind::ALL.into_iter().filter(|kind| match kind {
-        CredentialKind::Jwt => true,
-        CredentialKind::Dpop => has_issuers,
-        CredentialKind::Anonymous
-        | CredentialKind::Opaque
-        | CredentialKind::ApiKey
-        | CredentialKind::Basic
-        | CredentialKind::Certificate => false,
+        // What is presented where there is no issuer at all is looked at, and refused, as a JWT.
+        CredentialKind::Jwt => jwts || !opaque,
+        CredentialKind::Opaque => opaque,
+        CredentialKind::Dpop => jwts || opaque,
+        CredentialKind::Basic => basic,
+        CredentialKind::Anonymous | CredentialKind::ApiKey | CredentialKind::Certificate => false,
     }))
 }
 

@@ -12,7 +12,7 @@ use crate::identity::settings::ClaimPath;
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::path::PathPattern;
-use crate::policy::rule::{Allow, Backend, GroupsUnknown, Requirement, Rule};
+use crate::policy::rule::{Allow, Backend, GroupsUnknown, Requirement, Rule, Unavailable};
 
 /// What rules refer to by name.
 #[derive(Clone, Copy)]
@@ -71,11 +71,23 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
     let groups_unknown = section
         .take("groups_unknown")
         .map_or(Some(GroupsUnknown::default()), |at| choice(&at, "an answer to unknown groups", GroupsUnknown::NAMES));
+    let unavailable_at = section.take("identity_unavailable");
+    let identity_unavailable = match &unavailable_at {
+        None => Some(Unavailable::default()),
+        Some(at) => choice(at, "what a rule can do then", Unavailable::NAMES),
+    };
     let ignore_at = section.take("ignore_credentials");
     let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
     section.finish();
     if let (true, Some(at), Some(Allow::Authenticated | Allow::Require(_))) = (ignore_credentials, &ignore_at, &allow) {
         at.refuse("credentials that are not looked at prove nothing, so nobody could pass", "`allow: anyone` with it");
+    }
+    if let (Some(Unavailable::Anonymous), Some(at)) = (identity_unavailable, &unavailable_at) {
+        if let Some(Allow::Authenticated | Allow::Require(_)) = &allow {
+            at.refuse("whoever is nobody cannot pass this rule anyway", "`allow: anyone` with it");
+        } else if ignore_credentials {
+            at.refuse("credentials that are not looked at are never unavailable", "one or the other");
+        }
     }
     Some(Rule {
         name: name?.into(),
@@ -86,6 +98,7 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         credentials: credentials?,
         ignore_credentials,
         groups_unknown: groups_unknown?,
+        identity_unavailable: identity_unavailable?,
         limits,
         backend: backend.unwrap_or(None),
     })

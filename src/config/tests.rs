@@ -63,6 +63,29 @@ fn a_presets_key_hosts_are_shown_and_a_list_takes_their_place() {
 
 #[test]
 fn no_secret_is_in_what_check_prints() {
+    let asked = load(&folder("good").join("introspection.yaml")).unwrap();
+    let introspection = asked.identity.issuers[0].introspection.as_ref().unwrap();
+    assert!(introspection.client_secret.expose().contains("hunter2"), "the secret is used");
+    let printed = format!("{}\n{:?}\n{:?}\n{asked:?}", asked.expanded(), asked.facts(), asked.warnings);
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert_eq!(
+        asked.facts()[1..3],
+        [
+            "issuer acme: preset generic, keys by discovery at https://login.acme.example/realms/main; asked about other \
+             tokens as client tollgate, and believed for 1m",
+            "issuer beta: preset generic, no JWTs of https://auth.beta.example; asked about tokens that begin with \
+             `beta_` as client true, and believed for 10s",
+        ]
+    );
+    let kinds: Vec<_> = asked.policy.rules.iter().map(|rule| rule.credentials.kinds().to_vec()).collect();
+    assert_eq!(
+        kinds,
+        [
+            vec![CredentialKind::Dpop, CredentialKind::Jwt, CredentialKind::Opaque],
+            vec![CredentialKind::Opaque, CredentialKind::Jwt]
+        ],
+        "a rule that does not say takes what there is"
+    );
     let config = load(&folder("good").join("secrets.yaml")).unwrap();
     let redis = config.counters.redis.as_ref().unwrap();
     assert!(redis.url.expose().contains("hunter2"), "the password is used");
@@ -82,6 +105,9 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "counters:\n  redis: redis+unix:///r?pass=hunter2",
         "issuers:\n  acme: { issuer: https://u:hunter2@h, audiences: [a] }",
         "issuers:\n  acme: { client_secret: hunter2 }",
+        "issuers:\n  acme: { introspection: { client_id: a, client_secret: hunter2 } }",
+        "issuers:\n  acme: { introspection: { client_id: a, clientsecret: hunter2 } }",
+        "issuers:\n  acme: { introspection: { endpoint: 'https://u:hunter2@h/' } }",
         "directories:\n  d: { entra: { client_secret: hunter2 } }",
         "directories:\n  d: { google: { service_account: hunter2 } }",
         "directories:\n  d: { google: { endpoint: https://u:hunter2@h } }",

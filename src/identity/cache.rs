@@ -4,6 +4,7 @@
 //! them: a look-up compares every byte.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
@@ -41,6 +42,29 @@ struct Verified {
     until: Instant,
     ttl: Duration,
     weight: u32,
+    renewal: Option<Renewal>,
+}
+
+/// When a verdict that ends by its age, and not by `exp`, may be asked for again, so that nobody who is there all the
+/// time has to wait for the next one.
+struct Renewal {
+    /// The last quarter of the verdict's life begins.
+    from: Instant,
+    quarter: Duration,
+    chances_taken: AtomicU32,
+}
+
+impl Renewal {
+    /// Whether it is for this caller to see to it: the last quarter has four chances, each for one caller, without a
+    /// lock.
+    fn take_chance(&self, now: Now) -> bool {
+        let Some(late) = now.instant().checked_duration_since(self.from) else { return false };
+        let each_us = (self.quarter / RENEWAL_CHANCES).as_micros().max(1);
+        let chance = u32::try_from(late.as_micros() / each_us).unwrap_or(u32::MAX).saturating_add(1);
+        let taken = self.chances_taken.load(Ordering::Relaxed);
+        taken < chance
+            && self.chances_taken.compare_exchange(taken, chance, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 impl Verified {
@@ -55,16 +79,29 @@ struct Failed {
     until: Instant,
 }
 
+/// A verdict that still holds.
+pub(crate) struct Hit {
+    pub(crate) verdict: Result<Arc<Identity>, Rejection>,
+    /// It soon ends by its age, and it is for this caller to ask for the next one.
+    pub(crate) renew: bool,
+}
+
 /// Both caches. A clone is the same caches.
 #[derive(Clone)]
 pub(crate) struct TokenCache {
     verified: Cache<Box<[u8]>, Arc<Verified>, foldhash::fast::RandomState>,
     failed: Cache<Box<[u8]>, Failed, foldhash::fast::RandomState>,
     age_max: Duration,
+    failed_age_max: Duration,
 }
 
 impl TokenCache {
     pub(crate) fn new(settings: CacheSettings) -> TokenCache {
+        TokenCache::with_failed_age(settings, FAILED_AGE_MAX)
+    }
+
+    /// The same, with another bound on how long a refusal is remembered.
+    pub(crate) fn with_failed_age(settings: CacheSettings, failed_age_max: Duration) -> TokenCache {
         // foldhash is seeded at random for each cache: a stranger cannot choose tokens that collide.
         TokenCache {
             verified: Cache::<Box<[u8]>, Arc<Verified>>::builder()
@@ -75,9 +112,10 @@ impl TokenCache {
             failed: Cache::<Box<[u8]>, Failed>::builder()
                 .max_capacity(FAILED_BYTES_MAX)
                 .weigher(|token, _| saturating_u32(token.len() + ENTRY_BYTES))
-                .time_to_live(FAILED_AGE_MAX)
+                .time_to_live(failed_age_max)
                 .build_with_hasher(foldhash::fast::RandomState::default()),
             age_max: settings.age_max,
+            failed_age_max,
         }
     }
 
@@ -89,23 +127,67 @@ impl TokenCache {
         {
             return Some(Ok(Arc::clone(&verified.identity)));
         }
+        self.find_failed(token, now)
+    }
+
+    fn find_failed(&self, token: &[u8], now: Now) -> Option<Result<Arc<Identity>, Rejection>> {
         let failed = self.failed.get(token)?;
         (now.instant() < failed.until).then_some(Err(failed.rejection))
     }
 
+    /// The same, and whether it is for this caller to ask for the next verdict.
+    pub(crate) fn look_up(&self, token: &[u8], now: Now) -> Option<Hit> {
+        if let Some(verified) = self.verified.get(token)
+            && verified.holds(now)
+        {
+            let renew = verified.renewal.as_ref().is_some_and(|renewal| renewal.take_chance(now));
+            return Some(Hit { verdict: Ok(Arc::clone(&verified.identity)), renew });
+        }
+        self.find_failed(token, now).map(|verdict| Hit { verdict, renew: false })
+    }
+
     /// Remembers a verified token.
     pub(crate) fn keep(&self, token: &[u8], identity: Arc<Identity>, grounds: Grounds, ends_at_s: i64, now: Now) {
+        self.keep_for(self.age_max, token, identity, grounds, ends_at_s, now);
+    }
+
+    /// Remembers a verified token, for no longer than `age_max`.
+    pub(crate) fn keep_for(
+        &self,
+        age_max: Duration,
+        token: &[u8],
+        identity: Arc<Identity>,
+        grounds: Grounds,
+        ends_at_s: i64,
+        now: Now,
+    ) {
         let left = u64::try_from(ends_at_s.saturating_sub(now.unix_s())).unwrap_or(0);
-        let ttl = Duration::from_secs(left).min(self.age_max);
+        let ttl = Duration::from_secs(left).min(age_max);
+        if ttl.is_zero() {
+            return;
+        }
         let weight = saturating_u32(token.len() + ENTRY_BYTES + identity_bytes(&identity));
         let Some(until) = now.instant().checked_add(ttl) else { return };
-        self.verified.insert(token.into(), Arc::new(Verified { identity, grounds, ends_at_s, until, ttl, weight }));
+        let quarter = ttl / 4;
+        let renewal = (ttl == age_max).then(|| until.checked_sub(quarter)).flatten().map(|from| Renewal {
+            from,
+            quarter,
+            chances_taken: AtomicU32::new(0),
+        });
+        let verified = Verified { identity, grounds, ends_at_s, until, ttl, weight, renewal };
+        self.verified.insert(token.into(), Arc::new(verified));
+    }
+
+    /// Remembers a refusal, whatever was known before and whether or not time may turn it around.
+    pub(crate) fn refuse(&self, token: &[u8], rejection: Rejection, now: Now) {
+        self.failed.insert(token.into(), Failed { rejection, until: now.instant() + self.failed_age_max });
+        self.verified.invalidate(token);
     }
 
     /// Remembers a refusal, if it is one that time or a newer key set cannot turn around.
     pub(crate) fn keep_failed(&self, token: &[u8], rejection: Rejection, now: Now) {
         if !rejection.may_heal() {
-            self.failed.insert(token.into(), Failed { rejection, until: now.instant() + FAILED_AGE_MAX });
+            self.failed.insert(token.into(), Failed { rejection, until: now.instant() + self.failed_age_max });
         }
     }
 
@@ -173,9 +255,12 @@ fn saturating_u32(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// What an entry weighs besides its token and the identity's heap: `Identity` (about 370) and `Verified` (about 80) in
+/// Each is for one request, so that an issuer that is away for a moment does not cost an entry its renewal.
+const RENEWAL_CHANCES: u32 = 4;
+
+/// What an entry weighs besides its token and the identity's heap: `Identity` (about 510) and `Verified` (about 130) in
 /// their `Arc`s, and moka's entry, queue nodes, timer node and table slot (about 260).
-const ENTRY_BYTES: usize = 710;
+const ENTRY_BYTES: usize = 904;
 
 /// 4 MiB hold about 2,700 failed tokens of 900 bytes, or 246 of the largest: enough for one broken client that retries.
 const FAILED_BYTES_MAX: u64 = 4 * 1024 * 1024;

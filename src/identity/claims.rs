@@ -72,6 +72,7 @@ pub(crate) fn check(
         groups_known,
         scopes,
         expires_at_s,
+        marks: Default::default(),
         claims,
         binding,
     };
@@ -95,7 +96,7 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
         || ["Refresh", "Offline", "Logout"].into_iter().any(|kind| is("typ", kind))
         || is("token_use", "refresh");
     let wrong = match issuer.tokens {
-        TokenUse::Access => is_id || is_neither,
+        TokenUse::Access | TokenUse::Opaque => is_id || is_neither,
         TokenUse::Id => is_access || is_neither,
     };
     if wrong {
@@ -110,11 +111,11 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
 /// 3.1.3.7: `azp`, if there is one, is a client of ours.
 fn check_client(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut Trace) -> Result<(), Rejection> {
     let (ours, needed) = match (issuer.clients.as_slice(), issuer.tokens) {
-        ([], TokenUse::Access) => return Ok(()),
+        ([], TokenUse::Access | TokenUse::Opaque) => return Ok(()),
         // One that names no `azp` was issued to its audience, which has been checked.
         ([], TokenUse::Id) => (issuer.audiences.as_slice(), false),
         (clients, TokenUse::Id) => (clients, false),
-        (clients, TokenUse::Access) => (clients, true),
+        (clients, TokenUse::Access | TokenUse::Opaque) => (clients, true),
     };
     match first(claims, &issuer.claims.client_id) {
         None if needed => {
@@ -255,7 +256,7 @@ fn left_out(claims: &Map<String, Value>, paths: &[ClaimPattern]) -> bool {
 }
 
 /// What may not leave in a variable: C0, DEL and C1, as HAProxy would percent-encode them and so change who it is.
-fn check_safe(identity: &Identity, trace: &mut Trace) -> Result<(), Rejection> {
+pub(super) fn check_safe(identity: &Identity, trace: &mut Trace) -> Result<(), Rejection> {
     for (what, value) in [
         ("user", &identity.user),
         ("subject", &identity.subject),

@@ -191,7 +191,7 @@ fn bearer<'a>(token: &'a str, accepted: &Accepted) -> Presented<'a> {
 
 /// Whether a token has the shape of a compact JWS or JWE (RFC 7515, section 3.1; RFC 7516, section 3.1): three or five
 /// parts, the first of which is base64url of something that begins with a brace.
-fn is_jose(token: &str) -> bool {
+pub(crate) fn is_jose(token: &str) -> bool {
     // `{"` and what follows it, or `{` and white space.
     let begins = token.starts_with("ey") || token.starts_with("ew") || token.starts_with("e3");
     begins && matches!(token.split('.').take(6).count(), 3 | 5)

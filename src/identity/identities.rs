@@ -5,17 +5,22 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::basic::{self, Passwords};
 use super::cache::{Grounds, TokenCache};
 use super::credential::{self, Presented};
+use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::dpop::{Nonces, Seen};
 use super::keys::{Choice, Key, KeySetError};
+use super::ldap::{Basic, Ldap, LdapError};
+use super::opaque::Introspector;
+use super::revocation::{RevocationStatus, Revocations};
 use super::settings::{IssuerSettings, Settings, TokenUse};
 use super::source::{IssuerStatus, KeySource, KeyWait, Pace};
 use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, claims};
+use super::{Accepted, Assumed, Groups, Identity, Rejection, assume, breaker, claims};
 use crate::clock::{Clock, Now};
-use crate::link::Link;
+use crate::link::{Link, StoreError};
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 
@@ -27,7 +32,12 @@ pub struct Identities {
     sources: Vec<Arc<KeySource>>,
     /// `iss` -> index.
     by_iss: HashMap<String, usize>,
-    cache: TokenCache,
+    directories: Directories,
+    passwords: Option<Passwords>,
+    pub(super) cache: TokenCache,
+    /// Of the issuers that are asked about tokens, in the config's order.
+    pub(super) introspectors: Vec<Arc<Introspector>>,
+    revocations: Option<Arc<Revocations>>,
     anonymous: Arc<Identity>,
     /// Where proofs must hold a nonce.
     pub(super) nonces: Option<Nonces>,
@@ -70,6 +80,26 @@ pub enum SetupError {
         /// What is wrong with them.
         reason: String,
     },
+    /// Names and passwords are to be tried against something that is no LDAP directory.
+    #[error("directories.{name} is no LDAP directory, and only those can be asked about a password")]
+    NotLdap {
+        /// The config's name of the directory.
+        name: Arc<str>,
+    },
+    /// The directory for names and passwords can never be asked.
+    #[error("directories.{name} cannot be asked")]
+    Directory {
+        /// The config's name of the directory.
+        name: Arc<str>,
+        /// Why not.
+        source: LdapError,
+    },
+    /// The Redis of the revocations has no address that is one.
+    #[error("revocations cannot be had: {source}")]
+    Revocations {
+        /// Why.
+        source: StoreError,
+    },
 }
 
 impl Identities {
@@ -91,10 +121,24 @@ impl Identities {
         previous: Option<&Identities>,
         pace: Pace,
     ) -> Result<Identities, SetupError> {
+        Identities::with_paces(settings, groups, previous, pace, breaker::Pace::PRODUCTION)
+    }
+
+    /// `pace` is for keys, `asking` for questions about tokens.
+    pub(super) fn with_paces(
+        settings: Settings,
+        groups: Arc<Groups>,
+        previous: Option<&Identities>,
+        pace: Pace,
+        asking: breaker::Pace,
+    ) -> Result<Identities, SetupError> {
         let mut by_iss = HashMap::new();
         let mut sources = Vec::new();
+        let mut introspectors = Vec::new();
         for (index, issuer) in settings.issuers.iter().enumerate() {
-            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases) {
+            // One that has no JWTs is not named by any.
+            let has_jwts = issuer.tokens != TokenUse::Opaque;
+            for iss in std::iter::once(&issuer.issuer).chain(&issuer.aliases).filter(|_| has_jwts) {
                 if let Some(first) = by_iss.insert(iss.clone(), index) {
                     return Err(SetupError::DuplicateIssuer {
                         first: Arc::clone(&settings.issuers[first].name),
@@ -111,13 +155,32 @@ impl Identities {
                 ),
             };
             sources.push(source);
+            let kept = previous.into_iter().flat_map(|previous| &previous.introspectors);
+            let kept = kept.into_iter().find(|kept| kept.rests_on(issuer, &groups, settings.cache)).cloned();
+            let new = || Introspector::new(issuer, &groups, settings.cache, asking).map(Arc::new);
+            introspectors.extend(kept.or_else(new));
         }
         // A cached identity holds policy groups as numbers, so the same groups are part of what it rests on.
         let cache = match previous {
             Some(previous) if previous.settings == settings && *previous.groups == *groups => previous.cache.clone(),
             _ => TokenCache::new(settings.cache),
         };
+        let directories = Directories::new(&settings.directories, previous.map(|previous| &previous.directories));
+        let passwords = passwords(&settings, &groups, previous)?;
+        let revocations = match &settings.revocations {
+            None => None,
+            Some(wanted) => {
+                let previous = previous.and_then(|previous| previous.revocations.as_ref());
+                Some(
+                    Revocations::new(wanted, settings.state_dir.as_deref(), previous)
+                        .map_err(|source| SetupError::Revocations { source })?,
+                )
+            }
+        };
+        let anonymous = Arc::new(Identity::anonymous());
         Ok(Identities {
+            directories,
+            passwords,
             nonces: settings.dpop.nonce.as_ref().map(Nonces::new),
             seen: previous.map(|previous| Arc::clone(&previous.seen)).unwrap_or_default(),
             link: None,
@@ -126,7 +189,9 @@ impl Identities {
             sources,
             by_iss,
             cache,
-            anonymous: Arc::new(Identity::anonymous()),
+            introspectors,
+            revocations,
+            anonymous,
         })
     }
 
@@ -144,6 +209,13 @@ impl Identities {
     pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
+        }
+        for introspector in &self.introspectors {
+            introspector.spawn(clock, stop);
+        }
+        self.directories.spawn(clock, stop);
+        if let Some(revocations) = &self.revocations {
+            revocations.spawn(clock, stop);
         }
     }
 
@@ -176,14 +248,24 @@ impl Identities {
         Some(assume::assume(assumed, issuer, &self.groups, now))
     }
 
-    /// Whether every issuer has keys.
+    /// Whether every issuer of JWTs has keys.
     pub fn ready(&self) -> bool {
-        self.sources.iter().all(|source| source.keys().is_some())
+        self.sources.iter().all(|source| !source.has_keys_at_all() || source.keys().is_some())
     }
 
-    /// How each issuer's keys are doing, in the config's order.
+    /// How the keys of each issuer of JWTs are doing, in the config's order.
     pub fn status(&self, now: Now) -> Vec<IssuerStatus> {
-        self.sources.iter().map(|source| source.status(now)).collect()
+        self.sources.iter().filter(|source| source.has_keys_at_all()).map(|source| source.status(now)).collect()
+    }
+
+    /// How each directory that is asked for groups is doing, in the config's order.
+    pub fn directories(&self, now: Now) -> Vec<DirectoryStatus> {
+        self.directories.status(now)
+    }
+
+    /// Why names and passwords cannot be tried at present; `None` where they can, or never are.
+    pub fn passwords_failure(&self) -> Option<LdapError> {
+        self.passwords.as_ref()?.basic().ldap().failure()
     }
 
     /// Verified tokens held, and their weight in bytes.
@@ -198,6 +280,18 @@ impl Identities {
         }
     }
 
+    /// Waits until revocations were read from Redis, for as long as that takes; after [`Identities::spawn`].
+    pub async fn revocations_read(&self) {
+        if let Some(revocations) = &self.revocations {
+            revocations.pulled().await;
+        }
+    }
+
+    /// How the list of revocations does; `None` without one.
+    pub fn revocation_status(&self, now: Now) -> Option<RevocationStatus> {
+        self.revocations.as_ref().map(|revocations| revocations.status(now))
+    }
+
     fn decide(
         &self,
         request: &Request<'_>,
@@ -208,22 +302,65 @@ impl Identities {
     ) -> Result<Arc<Identity>, Obstacle> {
         let presented = credential::choose(request, accepted)
             .map_err(|rejection| rejected(trace, rejection, || "what the request presents".to_owned()))?;
-        match presented {
+        let identity = match presented {
             Presented::Nothing => {
                 trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
-                Ok(Arc::clone(&self.anonymous))
+                return Ok(Arc::clone(&self.anonymous));
             }
-            Presented::Jwt(token) => {
-                let identity = self.jwt(token, answers, now, trace)?;
-                identity.binding.check_bearer(request, trace)?;
-                Ok(identity)
-            }
+            Presented::Jwt(token) => by_bearer(self.jwt(token, answers, now, trace)?, request, trace),
+            Presented::Opaque(token) => by_bearer(self.opaque(request, token, answers, now, trace)?, request, trace),
             Presented::Dpop(token) => self.dpop(token, request, answers, now, trace),
+            Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
             // The config lets a rule accept only what is there.
-            Presented::Opaque(_) | Presented::ApiKey(_) | Presented::Certificate | Presented::Basic(_) => {
+            Presented::ApiKey(_) | Presented::Certificate => {
                 Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
-        }
+        }?;
+        self.check_revoked(&identity, &presented, now, trace)?;
+        Ok(identity)
+    }
+
+    /// Holds whoever was identified, by whatever it was, against what is revoked.
+    fn check_revoked(
+        &self,
+        identity: &Identity,
+        presented: &Presented<'_>,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<(), Rejection> {
+        let Some(revocations) = &self.revocations else { return Ok(()) };
+        let credential = match presented {
+            Presented::Jwt(token) | Presented::Opaque(token) | Presented::Dpop(token) => Some(token.as_bytes()),
+            Presented::ApiKey(key) => Some(*key),
+            // A password is no token; whose it is can be revoked.
+            Presented::Nothing | Presented::Certificate | Presented::Basic(_) => None,
+        };
+        revocations
+            .check(identity, credential, now)
+            .map_err(|rejection| rejected(trace, rejection, || "held against the revocations".to_owned()))
+    }
+
+    fn basic(&self, encoded: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+        let Some(passwords) = &self.passwords else {
+            return Err(rejected(trace, Rejection::CredentialUnsupported, || "no directory".to_owned()).into());
+        };
+        let verdict = match &answers.identity {
+            Some(verdict) => verdict.clone(),
+            None => {
+                let pair = basic::read(encoded)
+                    .map_err(|rejection| rejected(trace, rejection, || "the name and the password".to_owned()))?;
+                match passwords.find(&pair, now) {
+                    Some(verdict) => verdict,
+                    None if answers.may_ask_for_identity() => return Err(Obstacle::Wait(passwords.ask(pair, now))),
+                    None => Err(Rejection::DirectoryUnavailable),
+                }
+            }
+        };
+        let identity =
+            verdict.map_err(|rejection| rejected(trace, rejection, || "what the directory says".to_owned()))?;
+        claims::check_safe(&identity, trace)?;
+        trace.step(STAGE, Outcome::Pass, || format!("the directory has {} with this password", identity.user));
+        Ok(identity)
     }
 
     /// Verifies a JWT, or remembers having done so. What it is bound to is another question, which each request answers.
@@ -245,9 +382,11 @@ impl Identities {
             None => {}
         }
         match self.verify(token, answers, now, trace) {
-            Ok((identity, grounds, ends_at_s)) => {
+            Ok(Verdict { identity, grounds, ends_at_s }) => {
                 let identity = Arc::new(identity);
-                self.cache.keep(token.as_bytes(), Arc::clone(&identity), grounds, ends_at_s, now);
+                if let Some(grounds) = grounds {
+                    self.cache.keep(token.as_bytes(), Arc::clone(&identity), grounds, ends_at_s, now);
+                }
                 Ok(identity)
             }
             Err(Obstacle::Rejected(rejection)) => {
@@ -258,14 +397,8 @@ impl Identities {
         }
     }
 
-    /// Gives the identity, what it rests on, and the second at which it ends.
-    fn verify(
-        &self,
-        token: &str,
-        answers: &Answers,
-        now: Now,
-        trace: &mut Trace,
-    ) -> Result<(Identity, Grounds, i64), Obstacle> {
+    /// Everything that a token proves.
+    fn verify(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Verdict, Obstacle> {
         let token =
             token::read(token).map_err(|rejection| rejected(trace, rejection, || "reading the token".to_owned()))?;
         let (issuer, source) = self.issuer_of(&token, trace)?;
@@ -292,13 +425,69 @@ impl Identities {
         if let Some(iat_s) = token.claims.get("iat").and_then(serde_json::Value::as_f64) {
             source.issued(iat_s, now);
         }
-        let identity = claims::check(token.claims, issuer, &self.groups, now, trace)
+        let mut identity = claims::check(token.claims, issuer, &self.groups, now, trace)
             .map_err(|rejection| rejected(trace, rejection, || format!("the claims, for issuer {}", issuer.name)))?;
         let leeway_s = i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX);
         let ends_at_s = identity.expires_at_s.saturating_add(leeway_s);
-        let mut grounds = Grounds::new();
-        grounds.push(key);
-        Ok((identity, grounds, ends_at_s))
+        let mut grounds = Some(Grounds::new());
+        if let Some(grounds) = &mut grounds {
+            grounds.push(key);
+        }
+        self.add_groups(&mut identity, issuer, &mut grounds, answers, now, trace)?;
+        Ok(Verdict { identity, grounds, ends_at_s })
+    }
+
+    /// Adds what the issuer's directories know of the caller's groups. What one of them cannot say leaves the groups
+    /// unknown; `grounds` become `None` where nothing would tell that it can.
+    pub(super) fn add_groups(
+        &self,
+        identity: &mut Identity,
+        issuer: &IssuerSettings,
+        grounds: &mut Option<Grounds>,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<(), Obstacle> {
+        let mut waits = Vec::new();
+        let mut all_known = true;
+        for name in &issuer.groups_from {
+            let Some(directory) = self.directories.find(name) else { continue };
+            let stands_in = directory.settings().kind.stands_in_for_the_token();
+            if stands_in && identity.groups_known {
+                trace.step(STAGE, Outcome::Note, || format!("the token holds all groups: {name} is not asked"));
+                continue;
+            }
+            match directory.look(&identity.user, now) {
+                Look::Known(membership) => {
+                    trace.step(STAGE, Outcome::Pass, || format!("{name} knows the groups of {}", identity.user));
+                    for id in membership.groups().iter().flat_map(|group| self.groups.of(name, group)) {
+                        identity.groups.insert(*id);
+                    }
+                    identity.groups_known |= stands_in;
+                    if let Some(grounds) = grounds {
+                        grounds.push(membership);
+                    }
+                }
+                Look::Unknown { wait: Some(wait), .. } if answers.may_wait_for_groups() => waits.push(wait),
+                Look::Unknown { ignorance, .. } => {
+                    trace.step(STAGE, Outcome::Note, || format!("{name} does not know the groups: unknown, not none"));
+                    all_known = false;
+                    match (ignorance, grounds.as_mut()) {
+                        (Some(ignorance), Some(grounds)) => grounds.push(ignorance),
+                        _ => *grounds = None,
+                    }
+                }
+            }
+        }
+        if !waits.is_empty() {
+            return Err(Obstacle::Wait(Wait::new(async {
+                futures_util::future::join_all(waits).await;
+                Answer(Answered::Groups)
+            })));
+        }
+        identity.groups_known &= all_known;
+        identity.groups_joined = self.groups.join(&identity.groups);
+        Ok(())
     }
 
     /// The issuer that the token names. Its word is enough to pick whose keys to try, and for nothing else.
@@ -324,6 +513,36 @@ impl Identities {
     }
 }
 
+/// What a token proved.
+struct Verdict {
+    identity: Identity,
+    /// What that rests on; `None` where it must not be kept.
+    grounds: Option<Grounds>,
+    /// The second at which it ends.
+    ends_at_s: i64,
+}
+
+/// The directory for names and passwords. On a reload it goes on with all that it knows, if it is asked in the same way
+/// and its groups mean the same.
+fn passwords(
+    settings: &Settings,
+    groups: &Arc<Groups>,
+    previous: Option<&Identities>,
+) -> Result<Option<Passwords>, SetupError> {
+    let Some(name) = &settings.basic else { return Ok(None) };
+    let of_name = |directory: &&DirectorySettings| directory.name == *name;
+    let Some(DirectoryKind::Ldap(ldap)) = settings.directories.iter().find(of_name).map(|known| &known.kind) else {
+        return Err(SetupError::NotLdap { name: Arc::clone(name) });
+    };
+    let kept = previous.and_then(|previous| previous.passwords.as_ref()).map(Passwords::basic);
+    let basic = match kept.filter(|basic| basic.ldap().settings() == &**ldap) {
+        Some(basic) => Ok(basic.clone()),
+        None => Ldap::new((**ldap).clone()).map(Arc::new).and_then(Basic::new),
+    };
+    let basic = basic.map_err(|source| SetupError::Directory { name: Arc::clone(name), source })?;
+    Ok(Some(Passwords::new(Arc::clone(name), basic, Arc::clone(groups))))
+}
+
 /// Why there is no identity yet.
 pub(super) enum Obstacle {
     Rejected(Rejection),
@@ -334,6 +553,12 @@ impl From<Rejection> for Obstacle {
     fn from(rejection: Rejection) -> Obstacle {
         Obstacle::Rejected(rejection)
     }
+}
+
+/// A token that was presented by itself, if it may be.
+fn by_bearer(identity: Arc<Identity>, request: &Request<'_>, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+    identity.binding.check_bearer(request, trace)?;
+    Ok(identity)
 }
 
 fn find_key(
@@ -401,4 +626,4 @@ pub(super) fn rejected(trace: &mut Trace, rejection: Rejection, about: impl FnOn
     rejection
 }
 
-const STAGE: &str = "identify";
+pub(super) const STAGE: &str = "identify";

@@ -5,13 +5,18 @@
 //! `claims` (what it must say, and what it says about the caller), `binding` (what its bearer must prove to hold, with
 //! `dpop` where that is a key), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
-//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` (names, passwords and groups
-//! of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` and `basic`
+//! (names, passwords and groups of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
+//!
+//! Of tokens that are no JWT: `opaque` (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once
+//! at a time, and so many at once), `breaker` (not while it does not answer).
 //!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
 mod assume;
+mod basic;
 mod binding;
+mod breaker;
 mod cache;
 mod claim_path;
 mod claims;
@@ -21,15 +26,19 @@ pub mod dpop;
 mod group_names;
 pub mod groups;
 mod identities;
+mod inquiries;
+mod introspection;
 mod json;
 mod jws;
 mod keep;
 mod keys;
 pub mod ldap;
+mod opaque;
 mod outbound;
 pub mod presets;
 mod provider;
 mod rejection;
+pub mod revocation;
 pub mod settings;
 mod skew;
 mod source;
@@ -47,6 +56,7 @@ pub use assume::Assumed;
 pub use credential::{Accepted, CredentialKind, presented, token_id};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};
+pub use opaque::IntrospectionStatus;
 pub use rejection::Rejection;
 pub use source::IssuerStatus;
 pub use wait::{Answer, Answers, Wait};
@@ -57,7 +67,7 @@ use binding::Binding;
 ///
 /// Every string that can leave in a variable is free of control bytes; [`Rejection::IdentityUnsafe`] is what a token
 /// with such a value gets instead of an identity.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// What proved it.
     pub credential: CredentialKind,
@@ -87,6 +97,8 @@ pub struct Identity {
     pub claims: serde_json::Map<String, serde_json::Value>,
     /// `exp` in Unix seconds; `i64::MAX` when anonymous.
     pub expires_at_s: i64,
+    /// What revocations may know it by.
+    pub marks: revocation::Marks,
     /// What must be proved besides, on every request.
     binding: Binding,
 }

@@ -135,11 +135,6 @@ impl Ask {
         Ask { body: Some(("application/x-www-form-urlencoded", body)), ..Ask::get(url, bytes_max) }
     }
 
-    /// POSTs JSON, for an answer of at most `bytes_max` bytes of JSON.
-    pub(crate) fn json(url: Url, body: &serde_json::Value, bytes_max: usize) -> Ask {
-        Ask { body: Some(("application/json", body.to_string())), ..Ask::get(url, bytes_max) }
-    }
-
     /// Where the answer is an error, what it says is kept beside its status: some APIs tell "slower" from "never" only
     /// there.
     pub(crate) fn keeping_refusal(mut self) -> Ask {

@@ -1,7 +1,7 @@
 //! What an OpenID provider publishes: its discovery document and, through it, its key set.
 
 use openidconnect::core::CoreProviderMetadata;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::json;
@@ -38,22 +38,67 @@ impl Place {
 /// Reads the discovery document (OpenID Connect Discovery 1.0, section 4) and gives its `jwks_uri`. What it says of
 /// algorithms is not looked at: which are allowed is the config's to say.
 pub(crate) async fn discover(client: &Client, place: &Place) -> Result<Url, ProviderError> {
-    let Place { issuer, issuer_url, .. } = place;
+    let Document { members, host } = document(client, &place.issuer_url, &place.issuer).await?;
+    let unreadable = |source| ProviderError::Discovery { host, source };
+    let metadata: CoreProviderMetadata = serde_json::from_value(Value::Object(members)).map_err(unreadable)?;
+    let jwks_uri = metadata.jwks_uri().url();
+    place.allows(jwks_uri)?;
+    Ok(jwks_uri.clone())
+}
+
+/// Where an issuer can be asked about its tokens and their owners.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Endpoints {
+    /// `introspection_endpoint` (RFC 8414, section 2).
+    pub(crate) introspection: Option<Url>,
+    /// `userinfo_endpoint` (OpenID Connect Discovery 1.0, section 3).
+    pub(crate) userinfo: Option<Url>,
+}
+
+/// Reads the discovery document for [`Endpoints`]. It need not have anything else: an issuer without keys has none to
+/// name.
+pub(crate) async fn endpoints(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Endpoints, ProviderError> {
+    let Document { members, host } = document(client, issuer_url, issuer).await?;
+    let endpoint = |name: &str| {
+        let url = match members.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) => Url::parse(text).ok(),
+            Some(_) => None,
+        };
+        let wrong = || serde::de::Error::custom(format!("{name} is not a URL"));
+        url.map(Some).ok_or_else(|| ProviderError::Discovery { host: host.clone(), source: wrong() })
+    };
+    Ok(Endpoints { introspection: endpoint("introspection_endpoint")?, userinfo: endpoint("userinfo_endpoint")? })
+}
+
+/// A discovery document that is the issuer's own.
+struct Document {
+    members: Map<String, Value>,
+    host: String,
+}
+
+async fn document(client: &Client, issuer_url: &Url, issuer: &str) -> Result<Document, ProviderError> {
     let mut url = issuer_url.clone();
     // Section 4.1: a terminating slash of the issuer is removed first.
     url.set_path(&format!("{}/.well-known/openid-configuration", issuer_url.path().trim_end_matches('/')));
     let host = host_of(&url);
-    let document = fetch(client, url).await?;
-    let unreadable = |source| ProviderError::Discovery { host: host.clone(), source };
-    let document = json::object(&document.body).map_err(unreadable)?;
-    let document: CoreProviderMetadata = serde_json::from_value(Value::Object(document)).map_err(unreadable)?;
-    if document.issuer().as_str() != *issuer {
-        let found = document.issuer().as_str().chars().take(200).collect();
+    let fetched = fetch(client, url).await?;
+    let members = match json::object(&fetched.body) {
+        Ok(members) => members,
+        Err(source) => return Err(ProviderError::Discovery { host, source }),
+    };
+    let found = match members.get("issuer") {
+        Some(Value::String(found)) => found,
+        _ => {
+            let source = serde::de::Error::custom("it names no issuer");
+            return Err(ProviderError::Discovery { host, source });
+        }
+    };
+    if found != issuer {
+        let found = found.chars().take(200).collect();
         return Err(ProviderError::IssuerMismatch { host, expected: issuer.to_owned(), found });
     }
-    let jwks_uri = document.jwks_uri().url();
-    place.allows(jwks_uri)?;
-    Ok(jwks_uri.clone())
+    Ok(Document { members, host })
 }
 
 /// GETs a document of at most 512 KiB.

@@ -1,6 +1,6 @@
 //! Why a credential did not become an identity: a closed list, with the words for each.
 
-/// Why a credential was refused. All but those that [`Rejection::is_failure`] names are the caller's doing.
+/// Why a credential was refused. All but those of [`Rejection::is_failure`] are the caller's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rejection {
     /// `Authorization` is not a scheme, a space and one token68 (RFC 9110, section 11.4).
@@ -47,6 +47,18 @@ pub enum Rejection {
     ProofMissing,
     /// A value that would leave in a variable has a control character in it.
     IdentityUnsafe,
+    /// The directory does not have this name with this password, or too many others were tried.
+    PasswordRefused,
+    /// The directory could not say whose the name and the password are. Ours, not the caller's.
+    DirectoryUnavailable,
+    /// It, its bearer, the session or all that the issuer issued was revoked (`tollgate revoke`).
+    TokenRevoked,
+    /// What is revoked was never read, and the config says to wait for that. Ours, not the caller's.
+    RevocationsUnknown,
+    /// The issuer says that it is none of its tokens, or none any more (RFC 7662, section 2.2).
+    TokenInactive,
+    /// The issuer could not be asked about the token, or not in time. Ours, not the caller's.
+    IntrospectionUnavailable,
     /// What was proved to be held is not what the token is bound to.
     ProofInvalid,
     /// The DPoP proof does not hold (RFC 9449, section 4.3).
@@ -61,7 +73,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 27] = [
+    pub const ALL: [Rejection; 33] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -84,6 +96,12 @@ impl Rejection {
         Rejection::ClaimMismatch,
         Rejection::ProofMissing,
         Rejection::IdentityUnsafe,
+        Rejection::PasswordRefused,
+        Rejection::DirectoryUnavailable,
+        Rejection::TokenRevoked,
+        Rejection::RevocationsUnknown,
+        Rejection::TokenInactive,
+        Rejection::IntrospectionUnavailable,
         Rejection::ProofInvalid,
         Rejection::DpopProofInvalid,
         Rejection::DpopReplayed,
@@ -104,14 +122,25 @@ impl Rejection {
 
     /// Whether this is a failure of ours rather than a refusal of the caller.
     pub fn is_failure(self) -> bool {
-        matches!(self, Rejection::NoKeys | Rejection::ReplayUnknown)
+        matches!(
+            self,
+            Rejection::NoKeys
+                | Rejection::DirectoryUnavailable
+                | Rejection::RevocationsUnknown
+                | Rejection::IntrospectionUnavailable
+                | Rejection::ReplayUnknown
+        )
     }
 
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
     pub(crate) fn may_heal(self) -> bool {
         matches!(
             self,
-            Rejection::KeyUnknown | Rejection::NoKeys | Rejection::TokenNotYetValid | Rejection::IssuedInFuture
+            Rejection::KeyUnknown
+                | Rejection::NoKeys
+                | Rejection::TokenNotYetValid
+                | Rejection::IssuedInFuture
+                | Rejection::IntrospectionUnavailable
         )
     }
 
@@ -141,6 +170,14 @@ impl Rejection {
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
             Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
+            Rejection::PasswordRefused => ("password_refused", "The user name or the password is not right"),
+            Rejection::DirectoryUnavailable => ("directory_unavailable", "The directory cannot be asked"),
+            Rejection::TokenRevoked => ("token_revoked", "The credential was revoked"),
+            Rejection::RevocationsUnknown => ("revocations_unknown", "What is revoked is not known yet"),
+            Rejection::TokenInactive => ("token_inactive", "The token is not active"),
+            Rejection::IntrospectionUnavailable => {
+                ("introspection_unavailable", "The token's issuer cannot be asked about it at the moment")
+            }
             Rejection::ProofInvalid => ("proof_invalid", "The token is bound to another key or certificate"),
             Rejection::DpopProofInvalid => ("dpop_proof_invalid", "The DPoP proof is not valid for this request"),
             Rejection::DpopReplayed => ("dpop_replayed", "The DPoP proof was used before"),

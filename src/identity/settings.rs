@@ -11,6 +11,7 @@ use url::Url;
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
 use super::dpop::DpopSettings;
+use crate::link::RedisSettings;
 use crate::secret::Secret;
 
 /// Everything `identity` needs to know, besides the groups.
@@ -20,12 +21,52 @@ pub struct Settings {
     pub issuers: Vec<IssuerSettings>,
     /// Where groups come from that are not in a token, in the config's order.
     pub directories: Vec<DirectorySettings>,
+    /// The directory that names and passwords are tried against, by its name; it is one of kind LDAP.
+    pub basic: Option<Arc<str>>,
     /// The verified-token cache.
     pub cache: CacheSettings,
     /// What proofs of tokens that are bound to a key must be like.
     pub dpop: DpopSettings,
     /// A folder for what should outlive the process: each issuer's last key set, for a start without its provider.
     pub state_dir: Option<PathBuf>,
+    /// Where revocations are, if anywhere.
+    pub revocations: Option<RevocationSettings>,
+}
+
+impl Settings {
+    /// The `iss` value of an issuer by its name in the config, by that value or by an alias of it.
+    pub fn issuer_named(&self, named: &str) -> Option<&str> {
+        let by_name = self.issuers.iter().find(|issuer| *issuer.name == *named);
+        let by_value = || {
+            let is = |issuer: &&IssuerSettings| issuer.issuer == named || issuer.aliases.iter().any(|it| it == named);
+            self.issuers.iter().find(is)
+        };
+        by_name.or_else(by_value).map(|issuer| issuer.issuer.as_str())
+    }
+}
+
+/// Where revocations are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationSettings {
+    /// The Redis that all agents share.
+    pub redis: RedisSettings,
+    /// What holds before they were read for the first time.
+    pub at_start: AtStart,
+}
+
+/// What an agent does that starts while Redis cannot be reached, and has no copy either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtStart {
+    /// It decides as if nothing were revoked.
+    #[default]
+    Open,
+    /// Whoever presents a credential is answered 503 until it knows.
+    Wait,
+}
+
+impl AtStart {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, AtStart); 2] = [("open", AtStart::Open), ("wait", AtStart::Wait)];
 }
 
 /// Bounds of the verified-token cache.
@@ -69,6 +110,8 @@ pub struct IssuerSettings {
     pub key_age_max: Duration,
     /// How its provider is asked.
     pub outbound: OutboundSettings,
+    /// How it is asked about tokens that are no JWTs; `None` where it is not.
+    pub introspection: Option<IntrospectionSettings>,
     /// Signature algorithms that may be used at all.
     pub algorithms: Vec<Algorithm>,
     /// Which claims say what.
@@ -168,6 +211,55 @@ pub enum RootsError {
     },
 }
 
+/// How an issuer is asked about its opaque tokens (RFC 7662).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntrospectionSettings {
+    /// Who we are to the issuer.
+    pub client_id: String,
+    /// What proves it.
+    pub client_secret: Secret,
+    /// Where that stands in the request.
+    pub auth: ClientAuth,
+    /// The issuer as a URL, for what is discovered.
+    pub issuer_url: Url,
+    /// The introspection endpoint; by discovery where `None`.
+    pub endpoint: Option<Url>,
+    /// Who is asked for groups where the introspection's answer has none.
+    pub userinfo: Userinfo,
+    /// No answer is believed longer than this, whatever its `exp`.
+    pub age_max: Duration,
+    /// How the issuer's tokens begin. A token names no issuer, and must not be shown to anybody else's.
+    pub prefix: String,
+}
+
+/// How a client proves itself to an endpoint (RFC 6749, section 2.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// In `Authorization: Basic`.
+    #[default]
+    Basic,
+    /// In the form.
+    Post,
+}
+
+impl ClientAuth {
+    /// All of them, with the names of OpenID Connect Core 1.0, section 9.
+    pub const NAMES: [(&'static str, ClientAuth); 2] =
+        [("client_secret_basic", ClientAuth::Basic), ("client_secret_post", ClientAuth::Post)];
+}
+
+/// An issuer's userinfo endpoint (OpenID Connect Core 1.0, section 5.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Userinfo {
+    /// Not asked.
+    #[default]
+    Off,
+    /// Where discovery says that it is.
+    Discovered,
+    /// There.
+    At(Url),
+}
+
 /// Where an issuer's keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
@@ -181,6 +273,8 @@ pub enum KeyOrigin {
         /// The file's bytes.
         jwks: Arc<[u8]>,
     },
+    /// Nowhere: none of its tokens is a JWT.
+    None,
 }
 
 /// A JWS algorithm (RFC 7518, section 3.1; RFC 8037) that a public key verifies. `none` and HMAC have no name here.
@@ -267,11 +361,14 @@ pub enum TokenUse {
     /// ID tokens (OpenID Connect Core 1.0, section 2), for an issuer that has no other JWT. What shows itself as an
     /// access token is refused.
     Id,
+    /// None: its tokens are opaque.
+    Opaque,
 }
 
 impl TokenUse {
     /// All of them, with the config's word for each.
-    pub const NAMES: [(&'static str, TokenUse); 2] = [("access", TokenUse::Access), ("id", TokenUse::Id)];
+    pub const NAMES: [(&'static str, TokenUse); 3] =
+        [("access", TokenUse::Access), ("id", TokenUse::Id), ("opaque", TokenUse::Opaque)];
 }
 
 /// Which claims say what. Where several paths are given the first that leads to a value counts, but for groups.

@@ -223,6 +223,7 @@ impl KeySource {
                 };
                 (None, Some(discovery))
             }
+            KeyOrigin::None => (None, None),
         };
         let state = State {
             name: Arc::clone(&settings.name),
@@ -237,6 +238,11 @@ impl KeySource {
         };
         let end = CancellationToken::new();
         Ok(KeySource { state: Arc::new(state), _end_on_drop: end.clone().drop_guard(), end })
+    }
+
+    /// Whether there are, or will be, any: an issuer of opaque tokens has none.
+    pub(crate) fn has_keys_at_all(&self) -> bool {
+        self.state.discovery.is_some() || self.keys().is_some()
     }
 
     /// The present keys, however old; `None` before the first success.

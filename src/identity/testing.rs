@@ -117,6 +117,7 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         key_hosts: Vec::new(),
         key_age_max: Duration::from_secs(7 * 86_400),
         outbound: OutboundSettings::default(),
+        introspection: None,
         algorithms: Algorithm::ALL.to_vec(),
         claims: preset.claims,
         require: preset.require,

@@ -44,6 +44,8 @@ pub(crate) enum Answered {
     Keys,
     /// A signature was checked elsewhere, with that key.
     Signature(Arc<Key>, bool),
+    /// What was known of the caller's groups has changed, or the question about them has failed.
+    Groups,
     /// Somebody else was asked who this is.
     Identity(Result<Arc<Identity>, Rejection>),
     /// A proof's signature was checked, and the proof recorded as used.
@@ -55,6 +57,7 @@ pub(crate) enum Answered {
 pub struct Answers {
     closed: bool,
     keys: bool,
+    groups: bool,
     signature: Option<(Arc<Key>, bool)>,
     pub(crate) identity: Option<Result<Arc<Identity>, Rejection>>,
     /// What was found without waiting is noted here as well, so that no proof is recorded twice.
@@ -67,6 +70,7 @@ impl Answers {
         match answer.0 {
             Answered::Keys => self.keys = true,
             Answered::Signature(key, holds) => self.signature = Some((key, holds)),
+            Answered::Groups => self.groups = true,
             Answered::Identity(identity) => self.identity = Some(identity),
             Answered::Proof(proof) => {
                 let _ = self.note_proof(proof);
@@ -92,6 +96,11 @@ impl Answers {
     /// Whether a signature may still be checked elsewhere.
     pub(crate) fn may_check_elsewhere(&self) -> bool {
         !self.closed && self.signature.is_none()
+    }
+
+    /// Whether a directory may still be waited for.
+    pub(crate) fn may_wait_for_groups(&self) -> bool {
+        !self.closed && !self.groups
     }
 
     /// Whether somebody else may still be asked who this is.

@@ -5,6 +5,7 @@
 //! timeout and the rest nothing. Whoever asks says what to do then; here is no opinion on it.
 
 mod breaker;
+mod feed;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -19,6 +20,7 @@ use redis::{Client, ErrorKind, IntoConnectionInfo, RedisError};
 use crate::clock::Now;
 use crate::secret::Secret;
 use breaker::{Breaker, Change};
+pub use feed::{Feed, Pushes};
 
 /// How to reach Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use crate::limit::Charges;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 use path::Ambiguity;
-use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unmet};
+use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable, Unmet};
 
 /// The rules, in order.
 #[derive(Debug, Default)]
@@ -146,6 +146,11 @@ impl Matched<'_> {
     /// Whether the rule says that credentials are not even looked at.
     pub fn ignores_credentials(&self) -> bool {
         self.rule.is_some_and(|rule| rule.ignore_credentials)
+    }
+
+    /// What becomes of a credential that nobody can say anything about at the moment.
+    pub fn identity_unavailable(&self) -> Unavailable {
+        self.rule.map_or(Unavailable::Deny, |rule| rule.identity_unavailable)
     }
 
     /// Which kinds of credential are looked at, and in which order.

@@ -29,10 +29,30 @@ pub struct Rule {
     pub ignore_credentials: bool,
     /// What it means that the caller's groups are not known, where it depends on one.
     pub groups_unknown: GroupsUnknown,
+    /// What becomes of a credential that nobody can say anything about at the moment.
+    pub identity_unavailable: Unavailable,
     /// What is counted for those who may.
     pub limits: Vec<Arc<LimitUse>>,
     /// The routing hint for HAProxy's `use_backend`.
     pub backend: Option<Backend>,
+}
+
+/// What becomes of a request whose credential cannot be looked into, because keys were never fetched or whoever is asked
+/// about it does not answer. A credential that was looked into and is not good is refused, whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unavailable {
+    /// It is refused, as our failure.
+    #[default]
+    Deny,
+    /// It is taken for one without a credential. Only for a rule that lets anyone through: the caller could as well have
+    /// left the credential out, so nothing opens that was closed.
+    Anonymous,
+}
+
+impl Unavailable {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, Unavailable); 2] =
+        [("deny", Unavailable::Deny), ("anonymous", Unavailable::Anonymous)];
 }
 
 /// Who may pass.

@@ -23,7 +23,9 @@ use super::socket::Listener;
 use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
-use crate::telemetry::{IssuerSnapshot, Snapshot, StoreSnapshot, Telemetry};
+use crate::telemetry::{
+    IntrospectionSnapshot, IssuerSnapshot, RevocationsSnapshot, Snapshot, StoreSnapshot, Telemetry,
+};
 
 /// What the admin side shows.
 pub struct Admin {
@@ -165,7 +167,19 @@ fn readiness(admin: &Admin) -> (bool, Value) {
         }
         issuers.insert(issuer.name.to_string(), part);
     }
+    // Whether an issuer answers about tokens is told and takes no agent out: another one would fare no better.
+    let mut introspection = Map::new();
+    for issuer in pipeline.identities.introspection_status() {
+        let mut part = json!({ "answering": issuer.answering });
+        if let Some(error) = &issuer.last_error {
+            part["error"] = json!(error);
+        }
+        introspection.insert(issuer.name.to_string(), part);
+    }
     let mut body = json!({ "ready": ready, "draining": admin.stop.is_cancelled(), "issuers": issuers });
+    if !introspection.is_empty() {
+        body["introspection"] = Value::Object(introspection);
+    }
     if let Some(store) = pipeline.counters.status() {
         ready &= store.reachable;
         let mut part = json!({ "ready": store.reachable });
@@ -195,10 +209,29 @@ fn snapshot(admin: &Admin) -> Snapshot {
                 iat_skew_s: issuer.iat_skew_s,
             })
             .collect(),
+        introspection: pipeline
+            .identities
+            .introspection_status()
+            .into_iter()
+            .map(|issuer| IntrospectionSnapshot {
+                name: issuer.name.to_string(),
+                answering: issuer.answering,
+                asked: issuer.asked,
+                failed: issuer.failed,
+                no_place: issuer.no_place,
+                hits: issuer.hits,
+                known: issuer.known.0,
+            })
+            .collect(),
         store: pipeline
             .counters
             .status()
             .map(|store| StoreSnapshot { reachable: store.reachable, episodes: store.episodes }),
+        revocations: pipeline.identities.revocation_status(admin.clock.now()).map(|status| RevocationsSnapshot {
+            entries: status.entries,
+            age_s: status.age_s,
+            listening: status.listening,
+        }),
         memory_counters: memory.live,
         memory_counters_evicted: memory.evicted_live,
         tokens_cached: pipeline.identities.cached().0,

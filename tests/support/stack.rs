@@ -104,6 +104,14 @@ impl Idp {
         response.text().await.unwrap()
     }
 
+    /// Withdraws an opaque access token (RFC 7009), as the client that it was issued to.
+    pub async fn revoke(&self, token: &str) {
+        let request = client().post(format!("{}/token/revocation", self.issuer)).basic_auth("web", Some("web-secret"));
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let response = request.body(format!("token={token}")).send().await.unwrap();
+        assert!(response.status().is_success(), "revoke: {}", response.text().await.unwrap());
+    }
+
     /// Replaces the signing keys; the old ones are gone from the key set.
     pub async fn rotate(&self) {
         let request = client().post(format!("{}/test/rotate", self.issuer)).header("content-type", "application/json");

@@ -29,6 +29,7 @@ use super::super::source::random_unit;
 use super::entra::Entra;
 use super::file::GroupFile;
 use super::google::Google;
+use super::ldap::LdapGroups;
 use super::{Absent, Directory, DirectoryError, DirectoryKind, DirectorySettings};
 use crate::clock::{Clock, Now};
 
@@ -242,6 +243,7 @@ impl Memberships {
         let source = match &settings.kind {
             DirectoryKind::Google(google) => asked(Box::new(Google::new(google, settings.refresh))),
             DirectoryKind::Entra(entra) => asked(Box::new(Entra::new(entra))),
+            DirectoryKind::Ldap(ldap) => asked(Box::new(LdapGroups::new(ldap))),
             DirectoryKind::File(path) => Source::File(Arc::new(GroupFile::new(settings, path, pace.tick))),
         };
         Memberships::of(settings, source)

@@ -1,7 +1,7 @@
 //! People's groups from elsewhere than their token.
 //!
 //! Reading order: `memberships` (who is in what, as far as it is known: asked in the background, kept, retired), `google`
-//! and `entra` (the two HTTP APIs), `api` (what these have in common: a token of our own, and what their errors mean),
+//! and `entra` (the two HTTP APIs), `ldap`, `api` (what the two have in common: a token of our own, and what their errors mean),
 //! `file` (groups that the operator wrote down). Another kind of directory is another [`Directory`].
 //!
 //! "Unknown" is never "none": a directory that cannot answer, does not know the person, or has more to say than we read
@@ -11,6 +11,7 @@ mod api;
 mod entra;
 mod file;
 mod google;
+mod ldap;
 mod memberships;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use file::FileError;
 pub use google::{AccountKey, AccountKeyError, GoogleSettings};
 pub use memberships::{DirectoryStatus, Ignorance, Look, Membership, MembershipWait, Memberships};
 
+use super::ldap::{LdapError, LdapSettings};
 use super::outbound::FetchError;
 use crate::clock::{Clock, Now};
 
@@ -58,6 +60,8 @@ pub enum DirectoryKind {
     Google(Box<GoogleSettings>),
     /// Microsoft Entra ID, by Microsoft Graph.
     Entra(Box<EntraSettings>),
+    /// An LDAP directory.
+    Ldap(Box<LdapSettings>),
     /// A file with everybody's groups. `refresh` and `keep` have no part in it: it is looked at each second, and the last
     /// that could be read counts.
     File(PathBuf),
@@ -70,8 +74,15 @@ impl DirectoryKind {
         match self {
             DirectoryKind::Google(_) => written.contains('@').then(|| google::group_name(written)),
             DirectoryKind::Entra(_) => entra::is_guid(written).then(|| entra::group_name(written)),
-            DirectoryKind::File(_) => Some(written.to_owned()),
+            DirectoryKind::Ldap(_) | DirectoryKind::File(_) => Some(written.to_owned()),
         }
+    }
+
+    /// Whether it has what the token left out, and nothing else: a token that holds all groups needs no question. Graph
+    /// gives the very groups that Entra would have put into the token (overage); any other directory has groups of its
+    /// own.
+    pub fn stands_in_for_the_token(&self) -> bool {
+        matches!(self, DirectoryKind::Entra(_))
     }
 
     /// What names of groups are like.
@@ -79,6 +90,7 @@ impl DirectoryKind {
         match self {
             DirectoryKind::Google(_) => "the group's e-mail address",
             DirectoryKind::Entra(_) => "the group's object id, a GUID",
+            DirectoryKind::Ldap(_) => "the group's name, as the directory's `groups:` says what that is",
             DirectoryKind::File(_) => "the group as it is written in the file",
         }
     }
@@ -165,6 +177,8 @@ pub(crate) enum DirectoryError {
     Refused { host: String, status: u16, code: String },
     #[error(transparent)]
     Fetch(Arc<FetchError>),
+    #[error(transparent)]
+    Ldap(LdapError),
     #[error("the answer of {host} is not as documented: {problem}")]
     Answer { host: String, problem: &'static str },
     #[error("one person is in more than {groups_max} groups")]
@@ -185,6 +199,8 @@ impl DirectoryError {
             // Google answers 403 for people of another domain and 400 for names that cannot be; if instead it is the
             // directory that is set up wrongly, each person costs one request a minute.
             DirectoryError::Refused { status, .. } => matches!(status, 400 | 403),
+            // An ambiguous name, or an entry that cannot be read.
+            DirectoryError::Ldap(error) => error.is_refusal() || matches!(error, LdapError::Unreadable { .. }),
             _ => false,
         }
     }

@@ -20,6 +20,7 @@ pub(super) use nonce::Nonces;
 pub(super) use replay::Seen;
 
 use super::identities::{Identities, Obstacle, rejected};
+use super::settings::TokenUse;
 use super::wait::{Answer, Answered, Answers, Wait};
 use super::{CredentialKind, Identity, Rejection, credential};
 use crate::clock::Now;
@@ -105,7 +106,11 @@ impl Identities {
         now: Now,
         trace: &mut Trace,
     ) -> Result<Arc<Identity>, Obstacle> {
-        let identity = self.jwt(token, answers, now, trace)?;
+        let jwts = self.settings().issuers.iter().any(|issuer| issuer.tokens != TokenUse::Opaque);
+        let identity = match self.introspectors.is_empty() || jwts && credential::is_jose(token) {
+            true => self.jwt(token, answers, now, trace)?,
+            false => self.opaque(request, token, answers, now, trace)?,
+        };
         let Some(bound_to) = identity.binding.key() else {
             // RFC 9449, section 7.1: without the binding a proof would show that somebody has some key.
             return Err(rejected(trace, Rejection::ClaimMissing, || {

@@ -17,7 +17,8 @@
 // For tests alone:
 //   POST /test/mint    {user, groups, scope, aud, ttl, alg, client_id, claims} all but `user` optional: an access token
 //                      as bare text. `alg` is RS256 PS256 ES256 EdDSA or opaque; `ttl` seconds, negative for an expired
-//                      one; `claims` are put over everything in a JWT, where `null` takes a claim out.
+//                      one; `claims` are put over everything in a JWT, where `null` takes a claim out. With `aud` null
+//                      the token is opaque and for the userinfo endpoint, and introspection says no groups of it.
 //   POST /test/rotate  {keep} new keys for a new Provider over the same store; old ones published still if `keep`.
 
 import { randomBytes } from 'node:crypto';
@@ -211,6 +212,15 @@ async function mint(asked) {
   if (alg !== 'opaque' && !ALGORITHMS.includes(alg)) throw new Error(`alg: expected opaque ${ALGORITHMS.join(' ')}`);
   const client = await provider.Client.find(client_id);
   if (!client) throw new Error(`client_id: there is no ${client_id}`);
+  if (aud === null) {
+    // For no resource server: opaque, without a word about the user, and good for the userinfo endpoint only.
+    const grant = new provider.Grant({ clientId: client.clientId, accountId: user });
+    grant.addOIDCScope(scope);
+    const grantId = await grant.save();
+    const token = new provider.AccessToken({ accountId: user, client, scope, expiresIn: ttl, gty: 'test', grantId });
+    minted.set(token, { extra: {} });
+    return token.save();
+  }
   // The model takes one audience; a list goes in over it.
   const [first] = [aud].flat();
   const server = { ...resourceServer(`${API}/${alg.toLowerCase()}`), audience: first };
