@@ -64,10 +64,8 @@ pub(super) fn read(at: &At<'_>, directory: &Path, counters: &CounterSettings) ->
             }
         }
     }
-    if counters.redis.is_none() {
-        if let Some(at) = on_failure_at {
-            at.refuse("this is for when Redis cannot answer, and there is none", "`counters: { redis: … }` as well");
-        }
+    if let Some(at) = on_failure_at.filter(|_| counters.redis.is_none()) {
+        at.refuse("this is for when Redis cannot answer, and there is none", "`counters: { redis: … }` as well");
     }
     (settings, place)
 }
