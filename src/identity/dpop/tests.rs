@@ -276,6 +276,24 @@ fn a_proof_holds_in_every_point_or_not_at_all() {
     assert_eq!(verdict(b"\xff", &P256_A, None), Some(Flaw::NoJws));
 }
 
+/// Wherever a byte of a good proof is changed, it is a good proof no more.
+#[test]
+fn no_byte_of_a_proof_can_be_another() {
+    let good =
+        P256_A.sign_text(header(&P256_A, Algorithm::ES256).to_string(), claims("t").to_string(), Algorithm::ES256);
+    assert_eq!(verdict(good.as_bytes(), &P256_A, None), None);
+    for at in 0..good.len() {
+        for other in *b"AQgw9_. \0" {
+            let mut changed = good.clone().into_bytes();
+            if changed[at] != other {
+                changed[at] = other;
+                assert!(verdict(&changed, &P256_A, None).is_some(), "byte {at} as {other}");
+            }
+        }
+        assert!(verdict(&good.as_bytes()[..at], &P256_A, None).is_some(), "cut at {at}");
+    }
+}
+
 #[test]
 fn where_a_nonce_is_required_a_proof_has_a_fresh_one() {
     let settings = NonceSettings { key: Secret::new("k".repeat(32)), lifetime: Duration::from_secs(300) };
