@@ -2,7 +2,8 @@
 //! and the three together, as one NOTIFY goes through an agent. `limit` is one charge in memory.
 //!
 //! `verify` is the check of a signature alone, by algorithm: what one core pays for a token it has not seen, and why the
-//! slower ones are checked beside the connection and not on it. `miss` is all that one such token takes.
+//! slower ones are checked beside the connection and not on it. `miss` is all that one such token takes, and `proof` all that
+//! a DPoP proof (ES256) takes beside a token that is known.
 //!
 //! `api key` and `certificate` are the look-ups of callers without a token, `constant time` whether the time that one takes
 //! says anything about a key.
@@ -38,14 +39,16 @@ groups: { ops: ["acme:platform-ops"] }
 limits:
   per-user: { key: [user], rate: 1000000000/1s }
 cache: { max_bytes: 1MiB }
+dpop: { max_age: 10m }
 rules:
   - { name: health, path: /healthz, allow: anyone }
   - { name: admin, host: api.acme.example, path: /admin/**, allow: { groups: [ops] }, limits: [per-user] }
 "#;
 
 /// A pipeline, and payloads of NOTIFYs that it allows, each with a token of its own: the first for what is cached, the
-/// rest for what is not, more than the cache holds.
-fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>) {
+/// rest for what is not, more than the cache holds. The last is one with a proof; asked about again with the same
+/// `unique-id` it is the same request, and no replay.
+fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>, BytesMut) {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let folder = tempfile::tempdir().unwrap();
     let pair = aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING);
@@ -68,18 +71,37 @@ fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>) {
         "email": "alice@acme.example", "name": "Alice Example", "jti": "a".repeat(330),
     });
     let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::ES256) };
+    let proved = {
+        use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+        let mut jwk = jwk.clone();
+        jwk.common = Default::default();
+        let mut claims = claims.clone();
+        claims["cnf"] = json!({ "jkt": jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap() });
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        let ath = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+        let said = json!({
+            "jti": "0b1a6f4e-7d0c-4b5e-9b1a-6f4e7d0c4b5e", "htm": "GET", "htu": "https://api.acme.example/admin/stats",
+            "iat": Clock::system().now().unix_s(), "ath": BASE64_URL_SAFE_NO_PAD.encode(ath),
+        });
+        let header = Header { typ: Some("dpop+jwt".to_owned()), jwk: Some(jwk), ..Header::new(Algorithm::ES256) };
+        let proof = jsonwebtoken::encode(&header, &said, &key).unwrap();
+        let authorization = format!("DPoP {token}");
+        let mut payload = BytesMut::new();
+        engine::request_payload(&arguments(&authorization, Some(&proof)), &mut payload);
+        payload
+    };
     let payload = |_| {
         // Each signature is another: ECDSA takes a random number for each.
         let authorization = format!("Bearer {}", jsonwebtoken::encode(&header, &claims, &key).unwrap());
         let mut payload = BytesMut::new();
-        engine::request_payload(&arguments(&authorization), &mut payload);
+        engine::request_payload(&arguments(&authorization, None), &mut payload);
         payload
     };
-    (Arc::new(pipeline), (0..4000).map(payload).collect())
+    (Arc::new(pipeline), (0..4000).map(payload).collect(), proved)
 }
 
 /// What the shipped SPOE config sends.
-fn arguments(authorization: &str) -> Vec<(&str, TypedData<'_>)> {
+fn arguments<'a>(authorization: &'a str, dpop: Option<&'a str>) -> Vec<(&'a str, TypedData<'a>)> {
     vec![
         ("id", TypedData::Str(b"0b1a6f4e-7d0c-4b5e-9b1a-6f4e7d0c4b5e")),
         ("method", TypedData::Str(b"GET")),
@@ -92,7 +114,7 @@ fn arguments(authorization: &str) -> Vec<(&str, TypedData<'_>)> {
         ("authorization", TypedData::Str(authorization.as_bytes())),
         ("session", TypedData::Null),
         ("api_key", TypedData::Null),
-        ("dpop", TypedData::Null),
+        ("dpop", dpop.map_or(TypedData::Null, |proof| TypedData::Str(proof.as_bytes()))),
         ("accept", TypedData::Str(b"*/*")),
         ("cert", TypedData::Null),
         ("cert_used", TypedData::Bool(false)),
@@ -104,7 +126,7 @@ fn arguments(authorization: &str) -> Vec<(&str, TypedData<'_>)> {
 fn stages(criterion: &mut Criterion) {
     let clock = Clock::system();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
-    let (pipeline, payloads) = pipeline();
+    let (pipeline, payloads, proved) = pipeline();
     let payload = &payloads[0];
     criterion.bench_function("decode", |bencher| {
         bencher.iter(|| {
@@ -126,6 +148,10 @@ fn stages(criterion: &mut Criterion) {
     let mut unseen = payloads[1..].iter().cycle();
     criterion.bench_function("miss", |bencher| {
         bencher.iter(|| black_box(decide_slowly(&Messages::decode(unseen.next().unwrap()).unwrap())));
+    });
+    let proved = Messages::decode(&proved).unwrap();
+    criterion.bench_function("proof", |bencher| {
+        bencher.iter(|| assert_eq!(decide_slowly(&proved).reason.code(), "allowed"));
     });
     // One turn of a connection whose last question is about a token that is known: when has it its answer, and when have
     // all theirs?

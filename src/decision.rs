@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::identity::{Accepted, Identity, Rejection};
+use crate::identity::{Accepted, CredentialKind, Identity, Rejection};
 use crate::limit::{Budget, Exceeded};
 use crate::policy::{Permit, Refusal};
 
@@ -32,6 +32,10 @@ pub struct Decision {
     pub retry_after: Option<Duration>,
     /// Which kinds of credential would have been looked at, for a challenge.
     pub accepted: Accepted,
+    /// What `Authorization` held by its scheme; the challenge that says what was wrong is for that one.
+    pub presented: CredentialKind,
+    /// The nonce for the caller's next DPoP proof (RFC 9449, section 8), where nonces are required.
+    pub dpop_nonce: Option<String>,
     /// The answer was given without a part that was unreachable.
     pub degraded: bool,
     /// What was asked, for the log; `None` where nobody reads it.
@@ -87,6 +91,8 @@ impl Decision {
             limit: None,
             retry_after: None,
             accepted: Accepted::default(),
+            presented: CredentialKind::Anonymous,
+            dpop_nonce: None,
             degraded: false,
             summary: None,
         }

@@ -33,7 +33,7 @@ pub fn extract<'a>(messages: &Messages<'a>) -> Result<Request<'a>, Malformed> {
         match argument {
             Argument::Method => method = Some(utf8(value).ok_or_else(wrong)?),
             Argument::Path => path = Some(bytes(value).ok_or_else(wrong)?),
-            Argument::Host => request.host = host(utf8(value).ok_or_else(wrong)?),
+            Argument::Host => (request.host, request.port) = host(utf8(value).ok_or_else(wrong)?),
             Argument::Query => request.query = Some(bytes(value).ok_or_else(wrong)?),
             Argument::Src => request.src = Some(address(value).ok_or_else(wrong)?),
             Argument::SrcPort => {
@@ -169,19 +169,26 @@ fn address(value: TypedData<'_>) -> Option<IpAddr> {
     }
 }
 
-/// Lower-cased, without port and trailing dot (RFC 9110, section 4.2.3: hosts compare without case).
-fn host(sent: &str) -> Cow<'_, str> {
+/// Lower-cased, without port and trailing dot (RFC 9110, section 4.2.3: hosts compare without case); and the port.
+fn host(sent: &str) -> (Cow<'_, str>, Option<u16>) {
     let end = if sent.starts_with('[') {
         sent.find(']').map_or(sent.len(), |bracket| bracket + 1)
     } else {
         sent.find(':').unwrap_or(sent.len())
     };
-    let name = sent.get(..end).unwrap_or(sent);
+    let (name, port) = sent.split_at_checked(end).unwrap_or((sent, ""));
+    let port = match port.strip_prefix(':') {
+        // RFC 3986, section 3.2.3: an empty one is as good as none.
+        Some("") => None,
+        None if port.is_empty() => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().unwrap_or(0)),
+        _ => Some(0),
+    };
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
+        (Cow::Owned(name.to_ascii_lowercase()), port)
     } else {
-        Cow::Borrowed(name)
+        (Cow::Borrowed(name), port)
     }
 }
 
@@ -236,15 +243,21 @@ mod tests {
 
     #[test]
     fn hosts_and_addresses_are_brought_to_one_form() {
-        for (sent, read) in [
-            ("API.Acme.Example:8443", "api.acme.example"),
-            ("api.acme.example.", "api.acme.example"),
-            ("api.acme.example.:80", "api.acme.example"),
-            ("[::1]:8080", "[::1]"),
-            ("[::1", "[::1"),
-            ("", ""),
+        for (sent, read, port) in [
+            ("API.Acme.Example:8443", "api.acme.example", Some(8443)),
+            ("api.acme.example", "api.acme.example", None),
+            ("api.acme.example.", "api.acme.example", None),
+            ("api.acme.example.:80", "api.acme.example", Some(80)),
+            ("api.acme.example:", "api.acme.example", None),
+            ("api.acme.example:65536", "api.acme.example", Some(0)),
+            ("api.acme.example:+80", "api.acme.example", Some(0)),
+            ("api.acme.example:80:80", "api.acme.example", Some(0)),
+            ("[::1]:8080", "[::1]", Some(8080)),
+            ("[::1]x", "[::1]", Some(0)),
+            ("[::1", "[::1", None),
+            ("", "", None),
         ] {
-            assert_eq!(host(sent), read, "{sent}");
+            assert_eq!(host(sent), (Cow::Borrowed(read), port), "{sent}");
         }
         let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
         assert_eq!(address(TypedData::Ipv6(mapped)), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));

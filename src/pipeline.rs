@@ -92,13 +92,14 @@ pub enum Step {
 impl Pipeline {
     /// Decides one NOTIFY. What needs no waiting is decided here and now; what must wait keeps a copy of the messages.
     pub fn decide(self: &Arc<Self>, messages: &Messages<'_>, now: Now) -> Step {
-        let (asked, summary) = self.ask(messages, now, &Answers::default(), &mut Trace::off());
+        let answers = Answers::default();
+        let (asked, about) = self.ask(messages, now, &answers, &mut Trace::off());
         match asked {
             Asked::Decided(decision) => Step::Done(decision),
             Asked::Permitted(permit, identity, complete) => self.count(permit, identity, complete, now),
-            Asked::Wait(wait) => self.ask_again(wait, messages, now),
+            Asked::Wait(wait) => self.ask_again(wait, answers, messages, now),
         }
-        .about(summary)
+        .about(about)
     }
 
     /// The same for somebody who wants to know why: each check says itself, and limits are looked at, not charged.
@@ -155,21 +156,16 @@ impl Pipeline {
     }
 
     /// Extract, identify, authorize: all that can be said before counting.
-    fn ask(
-        &self,
-        messages: &Messages<'_>,
-        now: Now,
-        answers: &Answers,
-        trace: &mut Trace,
-    ) -> (Asked, Option<Box<Summary>>) {
+    fn ask(&self, messages: &Messages<'_>, now: Now, answers: &Answers, trace: &mut Trace) -> (Asked, About) {
         let request = match extract(messages) {
             Ok(request) => request,
             Err(malformed) => {
                 trace.step("extract", Outcome::Fail, || malformed.to_string());
-                return (Asked::Decided(self.malformed(malformed, now)), None);
+                return (Asked::Decided(self.malformed(malformed, now)), About::default());
             }
         };
-        (self.ask_about(&request, now, answers, trace), summary(&request))
+        let about = About { summary: summary(&request), dpop_nonce: self.identities.dpop_nonce(&request, now) };
+        (self.ask_about(&request, now, answers, trace), about)
     }
 
     fn ask_about(&self, request: &Request<'_>, now: Now, answers: &Answers, trace: &mut Trace) -> Asked {
@@ -188,7 +184,9 @@ impl Pipeline {
                 (self.identities.anonymous(), Complete::WithoutIdentity)
             }
             Identified::Rejected(rejection) => {
-                return Asked::Decided(self.rejected(rejection, matched.rule(), matched.credentials(), now));
+                let mut decision = self.rejected(rejection, matched.rule(), matched.credentials(), now);
+                decision.presented = identity::presented(request);
+                return Asked::Decided(decision);
             }
             Identified::Wait(keys) => return Asked::Wait(keys),
         };
@@ -197,6 +195,7 @@ impl Pipeline {
             Err(denial) => {
                 let mut decision = self.refused(denial, identity, now);
                 decision.accepted = *matched.credentials();
+                decision.presented = identity::presented(request);
                 Asked::Decided(decision)
             }
         }
@@ -218,7 +217,7 @@ impl Pipeline {
     }
 
     /// Asks again whenever something that was waited for has come, or half the deadline has passed.
-    fn ask_again(self: &Arc<Self>, wait: Wait, messages: &Messages<'_>, now: Now) -> Step {
+    fn ask_again(self: &Arc<Self>, wait: Wait, answers: Answers, messages: &Messages<'_>, now: Now) -> Step {
         let pipeline = Arc::clone(self);
         let bytes = messages.as_bytes().to_vec();
         Step::Wait(Box::pin(async move {
@@ -228,7 +227,7 @@ impl Pipeline {
             };
             // The other half is left for the counters.
             let mut time = std::pin::pin!(tokio::time::sleep(pipeline.deadline / 2));
-            let mut answers = Answers::default();
+            let mut answers = answers;
             let mut wait = wait;
             let step = loop {
                 tokio::select! {
@@ -342,6 +341,22 @@ enum Asked {
     Wait(Wait),
 }
 
+/// What an answer says besides what was decided.
+#[derive(Default)]
+struct About {
+    summary: Option<Box<Summary>>,
+    dpop_nonce: Option<String>,
+}
+
+impl About {
+    fn put_into(self, decision: &mut Decision) {
+        decision.dpop_nonce = self.dpop_nonce;
+        if self.summary.is_some() {
+            decision.summary = self.summary;
+        }
+    }
+}
+
 /// Whether every part that should have had a say had it.
 #[derive(Clone, Copy)]
 enum Complete {
@@ -357,17 +372,17 @@ impl Complete {
 }
 
 impl Step {
-    /// Adds what was asked, when it is known.
-    fn about(self, summary: Option<Box<Summary>>) -> Step {
-        let Some(summary) = summary else { return self };
+    /// Adds what was asked, when it is known, and what the caller needs for the next time.
+    fn about(self, about: About) -> Step {
         match self {
             Step::Done(mut decision) => {
-                decision.summary = Some(summary);
+                about.put_into(&mut decision);
                 Step::Done(decision)
             }
+            step if about.summary.is_none() && about.dpop_nonce.is_none() => step,
             Step::Wait(decision) => Step::Wait(Box::pin(async move {
                 let mut decision = decision.await;
-                decision.summary = Some(summary);
+                about.put_into(&mut decision);
                 decision
             })),
         }

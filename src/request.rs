@@ -14,6 +14,9 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// Lower-cased, without port and trailing dot; empty where HAProxy sent none.
     pub host: Cow<'a, str>,
+    /// The port that stands after the host, where one does; 0 where what stands there is none. It is the client's word
+    /// for how it came, and no part of what policy looks at.
+    pub port: Option<u16>,
     /// The path as sent, percent-encoding and all, without the query. Policy reads it through `policy::path`.
     pub path: &'a [u8],
     /// The query without its `?`.

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use smallvec::SmallVec;
 
 use crate::decision::{Decision, Reason, Verdict};
-use crate::identity::{Accepted, CredentialKind, Rejection};
+use crate::identity::{CredentialKind, Rejection};
 use crate::limit::State;
 use crate::policy::Refusal;
 use crate::spop::{Action, Scope, TypedData};
@@ -63,6 +63,7 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
     some_text("limit", decision.limit.as_deref().unwrap_or_default(), Weight::Why);
     some_text("decision_id", decision.id.as_str(), Weight::Why);
     some_text("challenge", &scratch.challenge, Weight::May);
+    some_text("dpop_nonce", decision.dpop_nonce.as_deref().unwrap_or_default(), Weight::May);
     some_text("ratelimit", &scratch.ratelimit, Weight::Nice);
     some_text("ratelimit_policy", &scratch.ratelimit_policy, Weight::Nice);
     if let Some(remaining) = decision.budget.states.iter().map(|state| state.remaining).min() {
@@ -168,6 +169,10 @@ fn trim(variables: &mut SmallVec<[Variable<'_>; VARIABLES_MAX]>, bytes_max: usiz
 /// They stand first.
 const IDENTITY_VARIABLES: usize = 7;
 
+/// What a proof may be signed with (RFC 9449, section 7.1): all that is known here, since the key is the client's own and
+/// what the issuer signs with says nothing about it. The one that every client has comes first.
+const PROOF_ALGORITHMS: &str = "ES256 ES384 ES512 EdDSA PS256 PS384 PS512 RS256 RS384 RS512";
+
 const EMPTY: TypedData<'static> = TypedData::Str(b"");
 
 /// The variables of design.md, section 1.3.
@@ -183,7 +188,7 @@ impl Scratch {
         self.challenge.clear();
         self.ratelimit.clear();
         self.ratelimit_policy.clear();
-        challenge(&decision.reason, &decision.accepted, &mut self.challenge);
+        challenge(decision, &mut self.challenge);
         for state in &decision.budget.states {
             self.limit(state);
         }
@@ -206,13 +211,25 @@ impl Scratch {
 }
 
 /// A whole `WWW-Authenticate` value (RFC 9110, section 11.6.1), where one belongs: a challenge for each scheme that the
-/// rule takes, in its order; what was wrong with a token stands in the first challenge for tokens (RFC 6750, section 3).
-fn challenge(reason: &Reason, accepted: &Accepted, out: &mut String) {
+/// rule takes, in its order; what was wrong with a token stands in the challenge for its own scheme (RFC 6750, section 3;
+/// RFC 9449, section 7.1), or where that is not taken in the first for tokens.
+fn challenge(decision: &Decision, out: &mut String) {
+    let (reason, accepted) = (&decision.reason, &decision.accepted);
+    let takes_bearer = accepted.kinds().iter().any(|kind| scheme_of(*kind) == Some("Bearer"));
+    let is_for_proofs =
+        accepted.contains(CredentialKind::Dpop) && (decision.presented == CredentialKind::Dpop || !takes_bearer);
     let about: Option<(&str, &str)> = match reason {
         // Section 3.1: no error code where no credential of that scheme was presented.
         Reason::Refused(Refusal::CredentialMissing) | Reason::Rejected(Rejection::CredentialUnsupported) => None,
         Reason::Rejected(rejection) if reason.verdict() == Verdict::Challenge => {
-            let error = if *rejection == Rejection::CredentialMalformed { "invalid_request" } else { "invalid_token" };
+            let error = match rejection {
+                Rejection::CredentialMalformed => "invalid_request",
+                Rejection::DpopNonceNeeded => "use_dpop_nonce",
+                Rejection::DpopProofInvalid | Rejection::DpopReplayed => "invalid_dpop_proof",
+                // There is no proof, or no certificate.
+                Rejection::ProofMissing if decision.presented == CredentialKind::Dpop => "invalid_dpop_proof",
+                _ => "invalid_token",
+            };
             Some((error, rejection.description()))
         }
         Reason::Refused(Refusal::ScopeMissing(_)) => Some(("insufficient_scope", "")),
@@ -221,15 +238,7 @@ fn challenge(reason: &Reason, accepted: &Accepted, out: &mut String) {
     let mut about = about;
     let mut written: SmallVec<[&str; 4]> = SmallVec::new();
     for kind in accepted.kinds() {
-        let scheme = match kind {
-            CredentialKind::Jwt | CredentialKind::Opaque => "Bearer",
-            CredentialKind::Dpop => "DPoP",
-            CredentialKind::Basic => "Basic",
-            // Not registered, and what those who take keys answer; RFC 9110 wants a challenge in every 401.
-            CredentialKind::ApiKey => "ApiKey",
-            // Asking for a certificate is not HTTP's to do.
-            CredentialKind::Certificate | CredentialKind::Anonymous => continue,
-        };
+        let Some(scheme) = scheme_of(*kind) else { continue };
         if written.contains(&scheme) {
             continue;
         }
@@ -243,6 +252,12 @@ fn challenge(reason: &Reason, accepted: &Accepted, out: &mut String) {
             CredentialKind::Basic => out.push_str(", charset=\"UTF-8\""),
             CredentialKind::ApiKey => {}
             _ => {
+                if scheme == "DPoP" {
+                    let _ = write!(out, ", algs=\"{PROOF_ALGORITHMS}\"");
+                }
+                if is_for_proofs != (scheme == "DPoP") {
+                    continue;
+                }
                 if let Some((error, description)) = about.take() {
                     let _ = write!(out, ", error=\"{error}\"");
                     if !description.is_empty() {
@@ -256,5 +271,18 @@ fn challenge(reason: &Reason, accepted: &Accepted, out: &mut String) {
                 }
             }
         }
+    }
+}
+
+/// The scheme of a kind's challenge.
+fn scheme_of(kind: CredentialKind) -> Option<&'static str> {
+    match kind {
+        CredentialKind::Jwt | CredentialKind::Opaque => Some("Bearer"),
+        CredentialKind::Dpop => Some("DPoP"),
+        CredentialKind::Basic => Some("Basic"),
+        // Not registered, and what those who take keys answer; RFC 9110 wants a challenge in every 401.
+        CredentialKind::ApiKey => Some("ApiKey"),
+        // Asking for a certificate is not HTTP's to do.
+        CredentialKind::Certificate | CredentialKind::Anonymous => None,
     }
 }

@@ -16,6 +16,8 @@ use tollgate::respond::{Scratch, respond};
 use tollgate::spop::engine::request_payload;
 use tollgate::spop::{Action, Messages, TypedData};
 
+use crate::support::dpop::Client;
+
 const NOW_S: u64 = 1_800_000_000;
 
 /// A pipeline with a pinned key, a clock that the test moves, and what HAProxy would be told.
@@ -340,6 +342,119 @@ fn the_smallest_ack_still_holds_the_whole_verdict_of_every_kind() {
         assert!(told.contains_key("user") && told.contains_key("groups"), "set, be it empty: {told:?}");
     }
     assert!(!bench.ask_within(248, &[])["reason"].is_empty());
+}
+
+/// RFC 6750, section 3, and RFC 9449, section 7.1.
+#[test]
+fn a_challenge_says_what_was_wrong_in_the_scheme_that_was_presented() {
+    let bench = Bench::new(&POLICY.replace(
+        "allow: { all_groups: [ops, auditors] }",
+        "allow: { all_groups: [ops, auditors] }, credentials: dpop",
+    ));
+    let client = Client::new();
+    let (plain, bound) = (bench.token(json!({})), bench.token(json!({ "cnf": client.cnf() })));
+    let proof = |changes: Value| {
+        let mut all = json!({ "iat": NOW_S });
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        client.proof("GET", "http://api.example/open2", &bound, all)
+    };
+    let (good, stale) = (proof(json!({})), proof(json!({ "iat": 1 })));
+    let algs = "algs=\"ES256 ES384 ES512 EdDSA PS256 PS384 PS512 RS256 RS384 RS512\"";
+    let dpop = format!("DPoP realm=\"tollgate\", {algs}");
+    let bearer = "Bearer realm=\"tollgate\"".to_owned();
+    for (path, authorization, proof, reason, challenge) in [
+        ("/open2", None, None, "credential_missing", format!("{dpop}, {bearer}")),
+        ("/open2", Some("Digest x".to_owned()), None, "credential_unsupported", format!("{dpop}, {bearer}")),
+        (
+            "/open2",
+            Some("Bearer x".to_owned()),
+            Some(&good),
+            "token_malformed",
+            format!(
+                "{dpop}, {bearer}, error=\"invalid_token\", error_description=\"The token is not a well-formed JWT\""
+            ),
+        ),
+        (
+            "/open2",
+            Some(format!("DPoP {bound}")),
+            None,
+            "proof_missing",
+            format!(
+                "{dpop}, error=\"invalid_dpop_proof\", error_description=\"The token is bound to a key whose possession was \
+                 not proved\", {bearer}"
+            ),
+        ),
+        (
+            "/open2",
+            Some(format!("DPoP {bound}")),
+            Some(&stale),
+            "dpop_proof_invalid",
+            format!(
+                "{dpop}, error=\"invalid_dpop_proof\", error_description=\"The DPoP proof is not valid for this request\", \
+                 {bearer}"
+            ),
+        ),
+        (
+            "/scoped",
+            Some(format!("Bearer {plain}")),
+            None,
+            "scope_missing",
+            format!("{dpop}, {bearer}, error=\"insufficient_scope\", scope=\"orders:read orders:write\""),
+        ),
+        // Where only one scheme is taken, it says what was wrong with the other.
+        ("/both", None, None, "credential_missing", dpop.clone()),
+        ("/both", Some(format!("Bearer {plain}")), None, "credential_unsupported", dpop.clone()),
+        (
+            "/both",
+            Some("Bearer".to_owned()),
+            None,
+            "credential_malformed",
+            format!("{dpop}, error=\"invalid_request\", error_description=\"The Authorization field is malformed\""),
+        ),
+        ("/open2", Some(format!("DPoP {bound}")), Some(&good), "allowed", String::new()),
+    ] {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (authorization, dpop) = (authorization.clone(), proof.cloned());
+        let (field, proof) = (text(&authorization), text(&dpop));
+        let told = bench.ask(&[
+            ("method", TypedData::Str(b"GET")),
+            ("host", TypedData::Str(b"api.example")),
+            ("path", TypedData::Str(path.as_bytes())),
+            ("authorization", authorization.map_or(TypedData::Null, |_| TypedData::Str(field.as_bytes()))),
+            ("dpop", dpop.map_or(TypedData::Null, |_| TypedData::Str(proof.as_bytes()))),
+        ]);
+        let said = told.get("challenge").map(String::as_str).unwrap_or_default();
+        assert_eq!((&*told["reason"], said), (reason, &*challenge), "{path} {field}");
+    }
+}
+
+/// RFC 8705, with the arguments as HAProxy sends them: a hash where there is a certificate, and a boolean.
+#[test]
+fn a_token_that_is_bound_to_a_certificate_comes_with_that_certificate() {
+    use base64::Engine;
+    let bench = Bench::new(POLICY);
+    let mine = [7; 32];
+    let x5t = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(mine);
+    let token = bench.token(json!({ "cnf": { "x5t#S256": x5t } }));
+    let field = format!("Bearer {token}");
+    // Cached from the second on.
+    for _ in 0..2 {
+        for (cert, used, reason) in [
+            (TypedData::Null, false, "proof_missing"),
+            (TypedData::Bin(&mine), false, "proof_missing"),
+            (TypedData::Bin(&[8; 32]), true, "proof_invalid"),
+            (TypedData::Bin(&mine), true, "allowed"),
+        ] {
+            let told = bench.ask(&[
+                ("method", TypedData::Str(b"GET")),
+                ("path", TypedData::Str(b"/open2")),
+                ("authorization", TypedData::Str(field.as_bytes())),
+                ("cert", cert),
+                ("cert_used", TypedData::Bool(used)),
+            ]);
+            assert_eq!(&*told["reason"], reason, "{cert:?} {used}");
+        }
+    }
 }
 
 fn key_pair(kid: &str) -> (EncodingKey, String) {

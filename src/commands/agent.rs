@@ -156,7 +156,7 @@ fn pipeline(config: Config, previous: Option<&Pipeline>, counters: Arc<Counters>
     };
     let previous = previous.map(|previous| &previous.identities);
     Ok(Pipeline {
-        identities: Identities::new(config.identity, config.groups, previous)?,
+        identities: Identities::new(config.identity, config.groups, previous)?.sharing(counters.link().cloned()),
         policy: config.policy,
         counters,
         ids,

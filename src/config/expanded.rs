@@ -8,9 +8,10 @@ use super::counters::WrittenUrl;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
-use super::{Config, api_keys, certificates, secrets};
+use super::{Config, api_keys, certificates, dpop, secrets};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
+use crate::identity::dpop::{DpopSettings, OnReplayFailure};
 use crate::identity::settings::{AtStart, ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
@@ -35,6 +36,7 @@ impl Config {
         if let Some(revocations) = &self.identity.revocations {
             put(&mut out, format_args!("\nrevocations:\n  at_start: {}\n", word(revocations.at_start, AtStart::NAMES)));
         }
+        self.dpop(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
             self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));
@@ -211,6 +213,25 @@ impl Config {
         }
         put(out, format_args!("  agents: {}\n", self.counters.agents));
         put(out, format_args!("  max_memory: {}\n", show_size(self.counters.memory_bytes_max)));
+    }
+
+    /// Without issuers nobody has a token to prove anything about.
+    fn dpop(&self, out: &mut String) {
+        let dpop = &self.identity.dpop;
+        if self.identity.issuers.is_empty() && *dpop == DpopSettings::default() {
+            return;
+        }
+        put(out, format_args!("\ndpop:\n  scheme: {}\n", word(dpop.always_https, dpop::SCHEMES)));
+        put(out, format_args!("  max_age: {}\n", show_duration(dpop.age_max)));
+        put(out, format_args!("  max_ahead: {}\n", show_duration(dpop.ahead_max)));
+        put(out, format_args!("  nonce: {}\n", word(dpop.nonce.is_some(), dpop::NONCES)));
+        if let (Some(nonce), Some(place)) = (&dpop.nonce, &self.written.dpop_nonce_key) {
+            put(out, format_args!("  nonce_lifetime: {}\n", show_duration(nonce.lifetime)));
+            put(out, format_args!("  nonce_key: {}\n", text(&secrets::show(place))));
+        }
+        if self.counters.redis.is_some() {
+            put(out, format_args!("  on_failure: {}\n", word(dpop.on_failure, OnReplayFailure::NAMES)));
+        }
     }
 
     fn limit(&self, out: &mut String, limit: &LimitUse) {

@@ -14,6 +14,7 @@ pub mod policy_tests;
 mod certificates;
 mod counters;
 mod directories;
+mod dpop;
 mod expanded;
 mod facts;
 mod file;
@@ -56,7 +57,7 @@ pub struct Config {
     pub spop: SpopSettings,
     /// `admin:`.
     pub admin: Option<AdminSettings>,
-    /// `issuers:`, `directories:` `cache:`, `state_dir:` and `revocations:`.
+    /// `issuers:`, `directories:`, `dpop:`, `cache:`, `state_dir:` and `revocations:`.
     pub identity: identity::settings::Settings,
     /// `groups:`.
     pub groups: Arc<Groups>,
@@ -80,6 +81,7 @@ struct Written {
     limits: Vec<Arc<LimitUse>>,
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
+    dpop_nonce_key: Option<SecretSource>,
 }
 
 /// Reads the config at `path`, at most 1 MiB, with the key sets and secrets that it names.
@@ -134,6 +136,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [directories_at, basic_at] = ["directories", "basic"].map(|key| top.take(key));
     let [groups_at, counters_at, limits_at] = ["groups", "counters", "limits"].map(|key| top.take(key));
     let rules_at = top.need("rules", "[{ name: all, allow: authenticated }]");
+    let dpop_at = top.take("dpop");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
@@ -183,6 +186,13 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     };
     let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
+    let (dpop, dpop_nonce_key) = match &dpop_at {
+        Some(at) => dpop::read(at, directory, &counters),
+        None => Default::default(),
+    };
+    if let Some(at) = dpop_at.as_ref().or(counters_at.as_ref()).filter(|_| !issuer_names.is_empty()) {
+        dpop::warn(at, &dpop, &counters);
+    }
     let available = available(&issuers, basic.is_some(), api_keys_at.is_some(), certificates_at.is_some());
     let credentials = match credentials_at {
         Some(at) => rules::credentials(&at, &available),
@@ -230,6 +240,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             directories,
             basic,
             cache,
+            dpop,
             state_dir,
             revocations,
             api_keys,
@@ -247,6 +258,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             limits,
             redis,
             admin_token,
+            dpop_nonce_key,
         },
     })
 }
@@ -259,10 +271,11 @@ fn available(issuers: &[issuers::CheckedIssuer], basic: bool, api_keys: bool, ce
         // What is presented where there is no issuer at all is looked at, and refused, as a JWT.
         CredentialKind::Jwt => jwts || !opaque,
         CredentialKind::Opaque => opaque,
+        CredentialKind::Dpop => jwts || opaque,
         CredentialKind::Basic => basic,
         CredentialKind::ApiKey => api_keys,
         CredentialKind::Certificate => certificates,
-        CredentialKind::Anonymous | CredentialKind::Dpop => false,
+        CredentialKind::Anonymous => false,
     }))
 }
 

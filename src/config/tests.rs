@@ -80,7 +80,10 @@ fn no_secret_is_in_what_check_prints() {
     let kinds: Vec<_> = asked.policy.rules.iter().map(|rule| rule.credentials.kinds().to_vec()).collect();
     assert_eq!(
         kinds,
-        [[CredentialKind::Jwt, CredentialKind::Opaque], [CredentialKind::Opaque, CredentialKind::Jwt]],
+        [
+            vec![CredentialKind::Dpop, CredentialKind::Jwt, CredentialKind::Opaque],
+            vec![CredentialKind::Opaque, CredentialKind::Jwt]
+        ],
         "a rule that does not say takes what there is"
     );
     let config = load(&folder("good").join("secrets.yaml")).unwrap();
@@ -111,6 +114,7 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: http://u:hunter2@h }",
         "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://u:hunter2@h } }",
         "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://h, username: u, password: hunter2 } }",
+        "dpop: { nonce: required, nonce_key: hunter2 }",
         "counters: { password: hunter2, b: [ }",
         "counters: { password: hunter2, password: hunter2 }",
     ] {
@@ -207,6 +211,8 @@ fn what_is_probably_not_meant_is_a_warning() {
             "warnings.yaml:11:3: groups.paid: no rule, limit or backend uses the group `paid`; it still leaves in `groups`",
             "warnings.yaml:12:11: counters: without `redis` each of the 3 agents counts for itself, so every limit \
              holds 3 times over",
+            "warnings.yaml:12:11: counters: without `counters.redis` each of the 3 agents knows only the DPoP proofs that \
+             it has seen itself, so one can be used 3 times",
             "warnings.yaml:14:3: limits.unused: no rule uses the limit `unused`",
             "warnings.yaml:17:5: rules[1]: rule `never` can never match: every request it is for is decided by `all` \
              (line 16) before it",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::binding::Binding;
 use super::settings::{ClaimPath, ClaimPattern, IssuerSettings, TokenUse};
 use super::{CredentialKind, GroupSet, Groups, Identity, Rejection, group_names};
 use crate::clock::Now;
@@ -32,10 +33,10 @@ pub(crate) fn check(
     check_client(&claims, issuer, trace)?;
     let expires_at_s = check_times(&claims, issuer, now, trace)?;
     check_required(&claims, issuer, trace)?;
-    if claims.contains_key("cnf") {
-        // RFC 7800, section 3.1: the presenter must prove possession of that key, and nothing here can ask for it.
-        return fail(trace, Rejection::ProofMissing, || "cnf binds the token to a key".to_owned());
-    }
+    let binding = match Binding::read(&claims) {
+        Ok(binding) => binding,
+        Err((rejection, why)) => return fail(trace, rejection, || why.to_owned()),
+    };
 
     let email = verified_email(&claims, issuer, trace)?;
     if issuer.claims.user == issuer.claims.email && email.is_empty() && issuer.claims.email.find(&claims).is_some() {
@@ -57,7 +58,8 @@ pub(crate) fn check(
     let (set, groups_known) = policy_groups(&claims, issuer, groups, trace)?;
 
     let identity = Identity {
-        credential: CredentialKind::Jwt,
+        // A token that is bound to a key is taken in no other way.
+        credential: if binding.key().is_some() { CredentialKind::Dpop } else { CredentialKind::Jwt },
         issuer_name: Arc::clone(&issuer.name),
         issuer: issuer.issuer.clone(),
         user,
@@ -72,6 +74,7 @@ pub(crate) fn check(
         expires_at_s,
         marks: Default::default(),
         claims,
+        binding,
     };
     check_safe(&identity, trace)?;
     Ok(identity)
@@ -450,8 +453,9 @@ mod tests {
             (json!({"tenant": {"id": null}}), Some(ClaimMismatch)),
             (json!({"tenant": {"id": ["t2", "t1"]}}), None),
             (json!({"tenant": {"id": ["t2"]}}), Some(ClaimMismatch)),
-            (json!({"cnf": {"jkt": "x"}}), Some(ProofMissing)),
-            (json!({"cnf": null}), Some(ProofMissing)),
+            (json!({"cnf": {"kid": "x"}}), Some(ProofMissing)),
+            (json!({"cnf": {"jkt": "x"}}), Some(ClaimMalformed)),
+            (json!({"cnf": null}), Some(ClaimMalformed)),
             (json!({"sub": "a\nb"}), Some(IdentityUnsafe)),
             (json!({"sub": "a\u{7f}"}), Some(IdentityUnsafe)),
             (json!({"name": "a\u{85}"}), Some(IdentityUnsafe)),

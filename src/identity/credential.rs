@@ -158,6 +158,16 @@ pub(crate) fn choose<'a>(request: &Request<'a>, accepted: &Accepted) -> Result<P
     Ok(chosen.1)
 }
 
+/// The kind that `Authorization` is by its scheme, for the words of a refusal; anonymous where it has none that is known.
+pub fn presented(request: &Request<'_>) -> CredentialKind {
+    match authorization(request.authorization) {
+        Ok(Some((Scheme::Bearer, _))) => CredentialKind::Jwt,
+        Ok(Some((Scheme::Dpop, _))) => CredentialKind::Dpop,
+        Ok(Some((Scheme::Basic, _))) => CredentialKind::Basic,
+        _ => CredentialKind::Anonymous,
+    }
+}
+
 /// What a log may say of a token, or of an API key: the first eight hex digits of its SHA-256, so that two lines can be
 /// seen to be about the same one. Empty where a request has neither, or a password, which could be guessed from it.
 pub fn token_id(request: &Request<'_>) -> String {
@@ -181,7 +191,7 @@ fn bearer<'a>(token: &'a str, accepted: &Accepted) -> Presented<'a> {
 
 /// Whether a token has the shape of a compact JWS or JWE (RFC 7515, section 3.1; RFC 7516, section 3.1): three or five
 /// parts, the first of which is base64url of something that begins with a brace.
-fn is_jose(token: &str) -> bool {
+pub(crate) fn is_jose(token: &str) -> bool {
     // `{"` and what follows it, or `{` and white space.
     let begins = token.starts_with("ey") || token.starts_with("ew") || token.starts_with("e3");
     begins && matches!(token.split('.').take(6).count(), 3 | 5)

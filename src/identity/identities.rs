@@ -11,6 +11,7 @@ use super::cache::{Grounds, TokenCache};
 use super::certificates::Certificates;
 use super::credential::{self, Presented};
 use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
+use super::dpop::{Nonces, Seen};
 use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
 use super::opaque::Introspector;
@@ -21,7 +22,7 @@ use super::token::{self, Token};
 use super::wait::{Answer, Answered, Answers, Wait};
 use super::{Accepted, Assumed, CredentialKind, Groups, Identity, Rejection, assume, breaker, claims};
 use crate::clock::{Clock, Now};
-use crate::link::StoreError;
+use crate::link::{Link, StoreError};
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 
@@ -42,6 +43,12 @@ pub struct Identities {
     api_keys: ApiKeys,
     certificates: Certificates,
     anonymous: Arc<Identity>,
+    /// Where proofs must hold a nonce.
+    pub(super) nonces: Option<Nonces>,
+    /// Proofs seen, whatever the config says of them now.
+    pub(super) seen: Arc<Seen>,
+    /// The Redis that all agents share.
+    pub(super) link: Option<Link>,
 }
 
 /// What became of a request's credential.
@@ -180,12 +187,15 @@ impl Identities {
         };
         let anonymous = Arc::new(Identity::anonymous());
         Ok(Identities {
+            directories,
+            passwords,
+            nonces: settings.dpop.nonce.as_ref().map(Nonces::new),
+            seen: previous.map(|previous| Arc::clone(&previous.seen)).unwrap_or_default(),
+            link: None,
             settings,
             groups,
             sources,
             by_iss,
-            directories,
-            passwords,
             cache,
             introspectors,
             revocations,
@@ -193,6 +203,15 @@ impl Identities {
             certificates,
             anonymous,
         })
+    }
+
+    /// The same, sharing what all agents must know of each other through that Redis.
+    pub fn sharing(self, link: Option<Link>) -> Identities {
+        Identities { link, ..self }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
@@ -329,17 +348,14 @@ impl Identities {
                 trace.step(STAGE, Outcome::Note, || "no credential: anonymous".to_owned());
                 return Ok(Arc::clone(&self.anonymous));
             }
-            Presented::Jwt(token) => self.jwt(token, answers, now, trace),
-            Presented::Opaque(token) => self.opaque(request, token, answers, now, trace),
+            Presented::Jwt(token) => by_bearer(self.jwt(token, answers, now, trace)?, request, trace),
+            Presented::Opaque(token) => by_bearer(self.opaque(request, token, answers, now, trace)?, request, trace),
+            Presented::Dpop(token) => self.dpop(token, request, answers, now, trace),
             Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
             Presented::ApiKey(key) => Ok(self.api_keys.find(key, now, trace)?),
             Presented::Certificate => {
                 let settings = &self.settings.certificates;
                 Ok(self.certificates.find(&request.certificate, settings, &self.groups, now, trace)?)
-            }
-            // The config lets a rule accept only what is there.
-            Presented::Dpop(_) => {
-                Err(rejected(trace, Rejection::CredentialUnsupported, || "its kind".to_owned()).into())
             }
         }?;
         self.check_revoked(&identity, &presented, now, trace)?;
@@ -389,7 +405,14 @@ impl Identities {
         Ok(identity)
     }
 
-    fn jwt(&self, token: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+    /// Verifies a JWT, or remembers having done so. What it is bound to is another question, which each request answers.
+    pub(super) fn jwt(
+        &self,
+        token: &str,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Arc<Identity>, Obstacle> {
         match self.cache.find(token.as_bytes(), now) {
             Some(Ok(identity)) => {
                 trace.step(STAGE, Outcome::Pass, || "the same token was verified before, and still holds".to_owned());
@@ -572,6 +595,12 @@ impl From<Rejection> for Obstacle {
     fn from(rejection: Rejection) -> Obstacle {
         Obstacle::Rejected(rejection)
     }
+}
+
+/// A token that was presented by itself, if it may be.
+fn by_bearer(identity: Arc<Identity>, request: &Request<'_>, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+    identity.binding.check_bearer(request, trace)?;
+    Ok(identity)
 }
 
 fn find_key(

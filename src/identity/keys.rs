@@ -258,6 +258,12 @@ impl KeySet {
 }
 
 impl Key {
+    /// The public key that comes inside a proof, for that algorithm alone; `None` where it is none, or a private one. It
+    /// belongs to no set.
+    pub(crate) fn of_proof(jwk: &Value, algorithm: Algorithm) -> Option<Key> {
+        admit(jwk, &[algorithm]).ok()
+    }
+
     /// Whether `signature` over `message` was made with this key and `algorithm`. An algorithm that the record does not
     /// list never verifies.
     pub(crate) fn verifies(&self, signature: &[u8], message: &[u8], algorithm: Algorithm) -> bool {

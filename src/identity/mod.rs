@@ -2,7 +2,8 @@
 //!
 //! Reading order: `identities` (the stage itself), `credential` (what was presented), `wait` (what a request may wait
 //! for), `token` (what makes it a JWT), `jws` (strict reading of what is signed, by `json`), `keys` (what may verify it),
-//! `claims` (what it must say, and what it says about the caller), `groups` (issuer-qualified group names to policy
+//! `claims` (what it must say, and what it says about the caller), `binding` (what its bearer must prove to hold, with
+//! `dpop` where that is a key), `groups` (issuer-qualified group names to policy
 //! groups), `cache` (tokens seen before), `source` (an issuer's keys over time, with `unknown`, `skew` and `keep`),
 //! `provider` (where they come from), `directory` (groups that are not in the token), `ldap` and `basic`
 //! (names, passwords and groups of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
@@ -19,6 +20,7 @@ pub mod api_key;
 mod api_keys;
 mod assume;
 mod basic;
+mod binding;
 mod breaker;
 mod cache;
 mod certificates;
@@ -26,6 +28,7 @@ mod claim_path;
 mod claims;
 mod credential;
 pub mod directory;
+pub mod dpop;
 mod group_names;
 pub mod groups;
 mod identities;
@@ -58,13 +61,15 @@ use std::sync::Arc;
 
 pub use api_keys::{KeyFileStatus, PrefixTaken};
 pub use assume::Assumed;
-pub use credential::{Accepted, CredentialKind, token_id};
+pub use credential::{Accepted, CredentialKind, presented, token_id};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};
 pub use opaque::IntrospectionStatus;
 pub use rejection::Rejection;
 pub use source::IssuerStatus;
 pub use wait::{Answer, Answers, Wait};
+
+use binding::Binding;
 
 /// Who is calling. Anonymous is an identity too: nobody presented a credential.
 ///
@@ -102,6 +107,8 @@ pub struct Identity {
     pub expires_at_s: i64,
     /// What revocations may know it by.
     pub marks: revocation::Marks,
+    /// What must be proved besides, on every request.
+    binding: Binding,
 }
 
 impl Identity {

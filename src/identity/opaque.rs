@@ -337,7 +337,9 @@ impl State {
             // Ours, and not the issuer's word.
             identity.claims.remove("exp");
         }
-        identity.credential = CredentialKind::Opaque;
+        if identity.credential == CredentialKind::Jwt {
+            identity.credential = CredentialKind::Opaque;
+        }
         identity.groups_known &= owner == Ok(true);
         let age_max = match owner {
             Ok(_) => self.settings.age_max,
@@ -481,8 +483,12 @@ fn check_kind(answer: &Map<String, Value>) -> Result<(), Rejection> {
         None if answer.contains_key("aud") => {}
         None => return Err(Rejection::TokenType),
         Some(Value::String(kind)) if kind.eq_ignore_ascii_case("Bearer") => {}
-        // RFC 9449, section 6.2, if it did not say so in `cnf` too.
-        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("DPoP") => return Err(Rejection::ProofMissing),
+        // RFC 9449, section 6.2: `cnf` then says to which key, and whether that is proved is asked on every request.
+        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("DPoP") => {
+            if answer.get("cnf").and_then(|cnf| cnf.get("jkt")).is_none() {
+                return Err(Rejection::ProofMissing);
+            }
+        }
         Some(Value::String(_)) => return Err(Rejection::TokenType),
         Some(_) => return Err(Rejection::ClaimMalformed),
     }

@@ -71,11 +71,21 @@ pub enum Rejection {
     CertificateExpired,
     /// The config's `certificates:` say nothing of this client certificate, or nothing definite.
     CertificateUnmapped,
+    /// What was proved to be held is not what the token is bound to.
+    ProofInvalid,
+    /// The DPoP proof does not hold (RFC 9449, section 4.3).
+    DpopProofInvalid,
+    /// The DPoP proof was used before.
+    DpopReplayed,
+    /// The DPoP proof has no nonce of ours, or an old one (RFC 9449, section 9).
+    DpopNonceNeeded,
+    /// Nobody can say whether the DPoP proof was used before. Ours, not the caller's.
+    ReplayUnknown,
 }
 
 impl Rejection {
     /// All of them, for tables in documentation and metrics.
-    pub const ALL: [Rejection; 34] = [
+    pub const ALL: [Rejection; 39] = [
         Rejection::CredentialMalformed,
         Rejection::CredentialUnsupported,
         Rejection::TokenTooLarge,
@@ -110,6 +120,11 @@ impl Rejection {
         Rejection::CertificateMalformed,
         Rejection::CertificateExpired,
         Rejection::CertificateUnmapped,
+        Rejection::ProofInvalid,
+        Rejection::DpopProofInvalid,
+        Rejection::DpopReplayed,
+        Rejection::DpopNonceNeeded,
+        Rejection::ReplayUnknown,
     ];
 
     /// The `reason` code.
@@ -131,6 +146,7 @@ impl Rejection {
                 | Rejection::DirectoryUnavailable
                 | Rejection::RevocationsUnknown
                 | Rejection::IntrospectionUnavailable
+                | Rejection::ReplayUnknown
         )
     }
 
@@ -171,7 +187,6 @@ impl Rejection {
             Rejection::ClaimMalformed => ("claim_malformed", "The token has a malformed claim"),
             Rejection::ClaimMismatch => ("claim_mismatch", "The token has a claim with a value that is not accepted"),
             Rejection::ProofMissing => ("proof_missing", "The token is bound to a key whose possession was not proved"),
-            Rejection::IdentityUnsafe => ("identity_unsafe", "The token has a claim with control characters"),
             Rejection::PasswordRefused => ("password_refused", "The user name or the password is not right"),
             Rejection::DirectoryUnavailable => ("directory_unavailable", "The directory cannot be asked"),
             Rejection::TokenRevoked => ("token_revoked", "The credential was revoked"),
@@ -187,6 +202,11 @@ impl Rejection {
             Rejection::CertificateMalformed => ("certificate_malformed", "The client certificate cannot be read"),
             Rejection::CertificateExpired => ("certificate_expired", "The client certificate is not valid now"),
             Rejection::CertificateUnmapped => ("certificate_unmapped", "The client certificate names nobody here"),
+            Rejection::ProofInvalid => ("proof_invalid", "The token is bound to another key or certificate"),
+            Rejection::DpopProofInvalid => ("dpop_proof_invalid", "The DPoP proof is not valid for this request"),
+            Rejection::DpopReplayed => ("dpop_replayed", "The DPoP proof was used before"),
+            Rejection::DpopNonceNeeded => ("dpop_nonce_needed", "The DPoP proof needs the nonce in DPoP-Nonce"),
+            Rejection::ReplayUnknown => ("replay_unknown", "It is not known whether the DPoP proof was used before"),
         }
     }
 }

@@ -12,6 +12,7 @@ pub use super::api_keys::{ApiKey, FileStamp, KeyFile};
 pub use super::certificates::{ALTERNATIVES, ATTRIBUTES, CertificateSettings};
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
+use super::dpop::DpopSettings;
 use crate::link::RedisSettings;
 use crate::secret::Secret;
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub basic: Option<Arc<str>>,
     /// The verified-token cache.
     pub cache: CacheSettings,
+    /// What proofs of tokens that are bound to a key must be like.
+    pub dpop: DpopSettings,
     /// A folder for what should outlive the process: each issuer's last key set, for a start without its provider.
     pub state_dir: Option<PathBuf>,
     /// Where revocations are, if anywhere.
@@ -56,7 +59,9 @@ impl Settings {
 
     /// The names of what is no issuer, and still says who somebody is.
     fn other_sources(&self) -> impl Iterator<Item = &str> {
-        self.basic.as_deref().into_iter()
+        let keys = self.api_keys.iter().map(|file| &*file.name);
+        let certificates = self.certificates.iter().map(|certificates| &*certificates.name);
+        self.basic.as_deref().into_iter().chain(keys).chain(certificates)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use super::keys::Key;
@@ -48,6 +48,8 @@ pub(crate) enum Answered {
     Groups,
     /// Somebody else was asked who this is.
     Identity(Result<Arc<Identity>, Rejection>),
+    /// A proof's signature was checked, and the proof recorded as used.
+    Proof(Result<(), Rejection>),
 }
 
 /// What a request has waited for so far.
@@ -58,6 +60,8 @@ pub struct Answers {
     groups: bool,
     signature: Option<(Arc<Key>, bool)>,
     pub(crate) identity: Option<Result<Arc<Identity>, Rejection>>,
+    /// What was found without waiting is noted here as well, so that no proof is recorded twice.
+    proof: OnceLock<Result<(), Rejection>>,
 }
 
 impl Answers {
@@ -68,6 +72,9 @@ impl Answers {
             Answered::Signature(key, holds) => self.signature = Some((key, holds)),
             Answered::Groups => self.groups = true,
             Answered::Identity(identity) => self.identity = Some(identity),
+            Answered::Proof(proof) => {
+                let _ = self.note_proof(proof);
+            }
         }
     }
 
@@ -99,5 +106,20 @@ impl Answers {
     /// Whether somebody else may still be asked who this is.
     pub(crate) fn may_ask_for_identity(&self) -> bool {
         !self.closed && self.identity.is_none()
+    }
+
+    /// What is known of the request's one proof; `None` where nobody has looked.
+    pub(crate) fn proof(&self) -> Option<Result<(), Rejection>> {
+        self.proof.get().copied()
+    }
+
+    /// Notes what was found of it. The first finding stays.
+    pub(crate) fn note_proof(&self, found: Result<(), Rejection>) -> Result<(), Rejection> {
+        *self.proof.get_or_init(|| found)
+    }
+
+    /// Whether a proof may still be checked and recorded elsewhere.
+    pub(crate) fn may_wait_for_proof(&self) -> bool {
+        !self.closed && self.proof().is_none()
     }
 }

@@ -15,7 +15,6 @@ mod store_tests;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use key::{CounterKey, KeyWriter};
 pub use quota::Quota;

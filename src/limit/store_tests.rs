@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::store::{Budget, Charge, Charges, Counted, Counters, Exceeded};
 use super::{CounterKey, CounterSettings, Limit, OnFailure, Quota, RedisSettings, StoreError};

@@ -81,6 +81,15 @@ pub struct StoreStatus {
     pub last_error: Option<String>,
 }
 
+/// What became of [`Link::claim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// Nothing was there; now the value is.
+    Ours,
+    /// This was there.
+    Theirs(Vec<u8>),
+}
+
 /// The connection. A clone is the same one.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -137,22 +146,26 @@ impl Link {
         Ok(self.inner.timeout.min(deadline.saturating_duration_since(now.instant())))
     }
 
-    /// Writes `value` under `key` for `ttl` where nothing is there yet. Gives whether nothing was.
-    pub async fn set_if_absent(
+    /// Writes `value` under `key` for `ttl` where nothing is there yet, and says what is there otherwise; in one step.
+    pub async fn claim(
         &self,
         key: &[u8],
         value: &[u8],
         ttl: Duration,
         timeout: Duration,
-    ) -> Result<bool, StoreError> {
-        let mut set = redis::cmd("SET");
-        // PX 0 would be an error, and what lives for no time need not be written.
+    ) -> Result<Claimed, StoreError> {
+        // PX 0 would be an error, and what is there for no time need not be.
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX.unsigned_abs());
-        set.arg(key).arg(value).arg("NX").arg("PX").arg(ttl_ms);
-        let call = |mut manager: ConnectionManager| async move { set.query_async::<redis::Value>(&mut manager).await };
-        self.ask(timeout, call, |reply| match reply {
-            redis::Value::Okay => Some(true),
-            redis::Value::Nil => Some(false),
+        // `SET … NX GET` says both at once, but not before Redis 7.0.
+        let mut both = redis::pipe();
+        both.cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(ttl_ms).cmd("GET").arg(key);
+        let call = |mut manager: ConnectionManager| async move {
+            both.query_async::<(redis::Value, Option<Vec<u8>>)>(&mut manager).await
+        };
+        self.ask(timeout, call, |(set, got)| match set {
+            redis::Value::Okay => Some(Claimed::Ours),
+            // Without a value it ended between the two; who asked again would find nothing, but it was there.
+            redis::Value::Nil => Some(Claimed::Theirs(got.unwrap_or_default())),
             _ => None,
         })
         .await
@@ -287,12 +300,19 @@ mod tests {
         let redis = Redis::start();
         let links = [Link::new(&redis.settings()).unwrap(), Link::new(&redis.settings()).unwrap()];
         let (ttl, timeout) = (Duration::from_secs(100), Duration::from_secs(5));
-        for (link, key, absent) in [(0, "a", true), (0, "a", false), (1, "a", false), (1, "b", true), (0, "b", false)] {
-            let answer = links[link].set_if_absent(key.as_bytes(), b"1", ttl, timeout).await;
-            assert_eq!(answer, Ok(absent), "{key} by {link}");
+        for (link, key, value, theirs) in [
+            (0, "a", "1", None),
+            (0, "a", "2", Some("1")),
+            (1, "a", "3", Some("1")),
+            (1, "b", "", None),
+            (0, "b", "4", Some("")),
+        ] {
+            let answer = links[link].claim(key.as_bytes(), value.as_bytes(), ttl, timeout).await;
+            let expected = theirs.map_or(Claimed::Ours, |theirs| Claimed::Theirs(theirs.into()));
+            assert_eq!(answer, Ok(expected), "{key} by {link}");
         }
         assert!((90_000..=100_000).contains(&redis.ask(&["PTTL", "a"]).trim().parse().unwrap()));
-        assert!(links[0].set_if_absent(b"c", b"1", Duration::ZERO, timeout).await.is_ok(), "no time is the shortest");
+        assert!(links[0].claim(b"c", b"1", Duration::ZERO, timeout).await.is_ok(), "no time is the shortest");
     }
 
     #[tokio::test]
@@ -307,7 +327,7 @@ mod tests {
         redis.stop();
         for _ in 0..3 {
             let timeout = Duration::from_millis(50);
-            assert!(link.set_if_absent(b"a", b"1", Duration::from_secs(1), timeout).await.is_err());
+            assert!(link.claim(b"a", b"1", Duration::from_secs(1), timeout).await.is_err());
         }
         assert_eq!(left(50), Err(StoreError::Open));
     }

@@ -1,11 +1,12 @@
 //! Real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` unmodified.
 //!
-//! `who` (tokens and identity headers), `opaque` (tokens that their issuer is asked about), `directories` (LDAP passwords,
-//! groups that no token has), `limits` (memory and Redis), `revoking` (`tollgate revoke` under way), `faults` (parts that
-//! stop and come back), `rolling`
-//! (agents that are restarted or die under load, with each HAProxy line).
+//! `who` (tokens and identity headers), `bound` (tokens whose bearer proves to hold a key), `opaque` (tokens that their
+//! issuer is asked about), `directories` (LDAP passwords, groups that no token has), `limits` (memory and Redis),
+//! `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back), `rolling` (agents that are
+//! restarted or die under load, with each HAProxy line).
 
 mod api_keys;
+mod bound;
 mod certificates;
 mod directories;
 mod faults;

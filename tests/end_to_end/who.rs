@@ -110,7 +110,7 @@ async fn what_proves_nothing_gets_nowhere() {
         assert_eq!((answer.status, answer.reason()), (status, reason), "{what}: {answer:?}");
         if status == 401 {
             let challenge = answer.header("www-authenticate").unwrap_or_default();
-            assert!(challenge.starts_with("Bearer realm="), "{what}: {challenge}");
+            assert!(challenge.contains("Bearer realm="), "{what}: {challenge}");
             let named = !["credential_missing", "credential_unsupported"].contains(&reason);
             assert_eq!(challenge.contains("error="), named, "{what}: {challenge}");
         }

@@ -27,7 +27,8 @@ impl Decide for Echo {
         self.asked.lock().unwrap().push(messages.as_bytes().to_vec());
         let user = text(messages, "path");
         let slow = user.starts_with("/slow");
-        let identity = Identity { user, ..Identity::anonymous() };
+        let mut identity = Identity::anonymous();
+        identity.user = user;
         let decision = Decision::new(DecisionId::new(now.unix_s(), 1, 1), Reason::Allowed, Arc::new(identity));
         if slow {
             return Step::Wait(Box::pin(async {

@@ -1,5 +1,6 @@
 //! Real programs on free ports, started by a test and stopped with it.
 
+pub mod dpop;
 pub mod haproxies;
 pub mod relay;
 pub mod scripted;

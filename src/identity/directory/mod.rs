@@ -2,7 +2,7 @@
 //!
 //! Reading order: `memberships` (who is in what, as far as it is known: asked in the background, kept, retired), `google`
 //! and `entra` (the two HTTP APIs), `ldap`, `api` (what the two have in common: a token of our own, and what their errors mean),
-//! `file` (groups that the operator wrote down). Another kind of directory is another [`Directory`].
+//! `file` (groups that the operator wrote down). Another kind of directory is another `Directory`.
 //!
 //! "Unknown" is never "none": a directory that cannot answer, does not know the person, or has more to say than we read
 //! leaves the groups unknown, and no part of them counts.

@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -22,10 +22,10 @@ use super::super::breaker;
 use super::super::directory::{Absent, DirectoryKind, DirectorySettings};
 use super::super::inquiries::{PLACES, PLACES_OF_A_SOURCE, PLACES_TO_RENEW};
 use super::super::settings::{
-    ClaimPath, ClientAuth, IntrospectionSettings, IssuerSettings, KeyOrigin, Settings, TokenUse, Userinfo,
+    Algorithm, ClaimPath, ClientAuth, IntrospectionSettings, IssuerSettings, KeyOrigin, Settings, TokenUse, Userinfo,
 };
 use super::super::source::Pace;
-use super::super::testing::{AUDIENCE, NOW_S, pinned, with};
+use super::super::testing::{AUDIENCE, NOW_S, P256_A, pinned, with};
 use super::super::{
     Accepted, Answers, CredentialKind, Groups, Identified, Identities, Identity, IntrospectionStatus, Rejection, Wait,
 };
@@ -395,9 +395,11 @@ async fn each_member_is_absent_valid_or_refused() {
         (json!({ "token_use": "refresh_token" }), Some(TokenType)),
         (json!({ "token_use": "access_token" }), None),
         (json!({ "token_type": "-", "aud": "-" }), Some(TokenType)),
-        (json!({ "cnf": { "jkt": "x" } }), Some(ProofMissing)),
-        (json!({ "cnf": { "x5t#S256": "x" } }), Some(ProofMissing)),
-        (json!({ "cnf": null }), Some(ProofMissing)),
+        (json!({ "cnf": { "jkt": "x" } }), Some(ClaimMalformed)),
+        (json!({ "cnf": { "jkt": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k" } }), Some(ProofMissing)),
+        (json!({ "cnf": { "x5t#S256": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k" } }), Some(ProofMissing)),
+        (json!({ "cnf": { "kid": "x" } }), Some(ProofMissing)),
+        (json!({ "cnf": null }), Some(ClaimMalformed)),
     ]
     .into_iter()
     .enumerate()
@@ -407,6 +409,52 @@ async fn each_member_is_absent_valid_or_refused() {
         assert_eq!(stage.outcome(&token).await.err(), expected, "{changes}");
     }
     assert_eq!(stage.status().failed, 0, "every one of them is an answer");
+}
+
+/// RFC 9449, section 6.2.
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_key_comes_with_a_proof() {
+    let hash =
+        |text: &str| URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()));
+    let issuer = Issuer::start().await;
+    let stage = Stage::of(&issuer).await;
+    // Sorted and without white space, as RFC 7638 has it.
+    let cnf = json!({ "jkt": hash(&P256_A.jwk_unnamed().to_string()) });
+    issuer.says("bound", with(&good(), json!({ "token_type": "DPoP", "cnf": cnf })));
+    let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": P256_A.jwk_unnamed() }).to_string();
+    let proof = |jti: &str, token: &str| {
+        let claims = json!({ "jti": jti, "htm": "GET", "htu": "https://a.example/", "iat": NOW_S, "ath": hash(token) });
+        P256_A.sign_text(&header, claims.to_string(), Algorithm::ES256)
+    };
+    for (authorization, proof, expected) in [
+        ("DPoP bound", Some(proof("1", "bound")), Ok(CredentialKind::Dpop)),
+        ("DPoP bound", Some(proof("1", "bound")), Err(Rejection::DpopReplayed)),
+        ("DPoP bound", Some(proof("2", "good")), Err(Rejection::DpopProofInvalid)),
+        ("DPoP bound", None, Err(Rejection::ProofMissing)),
+        ("Bearer bound", Some(proof("3", "bound")), Err(Rejection::ProofMissing)),
+        ("DPoP good", Some(proof("4", "good")), Err(Rejection::ClaimMissing)),
+        ("Bearer good", None, Ok(CredentialKind::Opaque)),
+    ] {
+        let request = Request {
+            method: "GET",
+            host: "a.example".into(),
+            path: b"/",
+            ssl: true,
+            authorization: Some(authorization.as_bytes()),
+            dpop: proof.as_ref().map(|proof| proof.as_bytes()),
+            ..Request::default()
+        };
+        let accepted = Accepted::new([CredentialKind::Opaque, CredentialKind::Dpop]);
+        let mut answers = Answers::default();
+        let said = loop {
+            match stage.identities.identify(&request, &accepted, &answers, stage.clock.now(), &mut Trace::off()) {
+                Identified::Known(identity) => break Ok(identity.credential),
+                Identified::Rejected(rejection) => break Err(rejection),
+                Identified::Wait(wait) => answers.add(wait.await),
+            }
+        };
+        assert_eq!(said, expected, "{authorization} {proof:?}");
+    }
 }
 
 #[tokio::test]

@@ -208,7 +208,9 @@ fn each_claim_rejection_comes_through_the_whole_stage() {
         (json!({"iat": NOW_S + 3600}), Err(IssuedInFuture)),
         (json!({"aud": "https://other.example"}), Err(AudienceMismatch)),
         (json!({"hd": "evil.example"}), Err(ClaimMismatch)),
-        (json!({"cnf": {"x5t#S256": "x"}}), Err(ProofMissing)),
+        (json!({"cnf": {"x5t#S256": "x"}}), Err(ClaimMalformed)),
+        (json!({"cnf": {"jwk": {}}}), Err(ProofMissing)),
+        (json!({"cnf": {"jkt": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"}}), Err(ProofMissing)),
         (json!({"sub": "a\r\nx-user: root"}), Err(IdentityUnsafe)),
     ] {
         let token = P256_A.sign(Algorithm::ES256, "e", &with(&good, changes.clone()));
