@@ -322,6 +322,10 @@ pub struct Snapshot {
     pub issuers: Vec<IssuerSnapshot>,
     /// Each issuer that is asked about tokens.
     pub introspection: Vec<IntrospectionSnapshot>,
+    /// Each directory that is asked for groups.
+    pub directories: Vec<DirectorySnapshot>,
+    /// Whether names and passwords can be tried, where they are.
+    pub passwords_up: Option<bool>,
     /// The shared counters, where there are any.
     pub store: Option<StoreSnapshot>,
     /// The revocations, where there is a Redis for them.
@@ -376,6 +380,23 @@ pub struct IntrospectionSnapshot {
     pub hits: u64,
     /// Good tokens that are known.
     pub known: u64,
+}
+
+/// How asking one directory for groups goes.
+#[derive(Clone, Debug)]
+pub struct DirectorySnapshot {
+    /// The config's name for it.
+    pub name: String,
+    /// People whose groups are known, or asked for.
+    pub people: u64,
+    /// Seconds since it last answered; for a file, since it last changed.
+    pub age_s: Option<u64>,
+    /// Questions that have ended.
+    pub asked: u64,
+    /// Those without an answer.
+    pub failed: u64,
+    /// Those not asked because too many waited.
+    pub dropped: u64,
 }
 
 /// One file of API keys.
@@ -459,6 +480,7 @@ impl Collector for Snapshot {
             }
         }
         self.introspection(&mut encoder)?;
+        self.directories(&mut encoder)?;
         type OfFile = fn(&KeyFileSnapshot) -> u64;
         let of_files: [(&str, &str, OfFile); 2] = [
             ("api_keys", "API keys in force", |file| file.keys),
@@ -517,6 +539,49 @@ impl Collector for Snapshot {
 }
 
 impl Snapshot {
+    /// Only where there is a directory.
+    fn directories(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        if let Some(up) = self.passwords_up {
+            let up = ConstGauge::new(i64::from(up));
+            let help = "1 while names and passwords can be tried against their directory";
+            up.encode(encoder.encode_descriptor("passwords_up", help, None, up.metric_type())?)?;
+        }
+        if self.directories.is_empty() {
+            return Ok(());
+        }
+        type Value = fn(&DirectorySnapshot) -> Option<u64>;
+        let gauges: [(&str, &str, Value); 2] = [
+            ("directory_people", "People whose groups are known, or asked for", |directory| Some(directory.people)),
+            ("directory_age_seconds", "Seconds since the directory last answered", |directory| directory.age_s),
+        ];
+        for (name, help, value) in gauges {
+            let probe = ConstGauge::new(0i64);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for directory in &self.directories {
+                // Until the first answer there is no age.
+                let Some(value) = value(directory) else { continue };
+                let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                value.encode(family.encode_family(&[("directory", directory.name.as_str())])?)?;
+            }
+        }
+        let counters: [(&str, &str, Value); 3] = [
+            ("directory_questions", "Questions about a person's groups that have ended", |directory| {
+                Some(directory.asked)
+            }),
+            ("directory_failures", "Those that brought no answer", |directory| Some(directory.failed)),
+            ("directory_dropped", "Questions not asked: too many waited", |directory| Some(directory.dropped)),
+        ];
+        for (name, help, value) in counters {
+            let probe = ConstCounter::new(0u64);
+            let mut family = encoder.encode_descriptor(name, help, None, probe.metric_type())?;
+            for directory in &self.directories {
+                let labels = [("directory", directory.name.as_str())];
+                ConstCounter::new(value(directory).unwrap_or(0)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Only where an issuer is asked about tokens: most are not.
     fn introspection(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         if self.introspection.is_empty() {

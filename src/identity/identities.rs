@@ -279,6 +279,11 @@ impl Identities {
         self.directories.status(now)
     }
 
+    /// Whether names and passwords could be tried when they last were; `None` where they never are.
+    pub fn passwords_up(&self) -> Option<bool> {
+        self.passwords.as_ref().map(|passwords| passwords.basic().ldap().failure().is_none())
+    }
+
     /// Why names and passwords cannot be tried at present; `None` where they can, or never are.
     pub fn passwords_failure(&self) -> Option<LdapError> {
         self.passwords.as_ref()?.basic().ldap().failure()

@@ -24,7 +24,8 @@ use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
 use crate::telemetry::{
-    IntrospectionSnapshot, IssuerSnapshot, KeyFileSnapshot, RevocationsSnapshot, Snapshot, StoreSnapshot, Telemetry,
+    DirectorySnapshot, IntrospectionSnapshot, IssuerSnapshot, KeyFileSnapshot, RevocationsSnapshot, Snapshot,
+    StoreSnapshot, Telemetry,
 };
 
 /// What the admin side shows.
@@ -180,6 +181,25 @@ fn readiness(admin: &Admin) -> (bool, Value) {
     if !introspection.is_empty() {
         body["introspection"] = Value::Object(introspection);
     }
+    // Nor does a directory: tokens whose groups are in them go on as ever.
+    let directories: Map<String, Value> = pipeline
+        .identities
+        .directories(now)
+        .into_iter()
+        .map(|directory| {
+            let mut part = json!({ "people": directory.people });
+            if let Some(error) = &directory.last_error {
+                part["error"] = json!(error);
+            }
+            (directory.name.to_string(), part)
+        })
+        .collect();
+    if !directories.is_empty() {
+        body["directories"] = Value::Object(directories);
+    }
+    if let Some(error) = pipeline.identities.passwords_failure() {
+        body["passwords"] = json!({ "error": error.to_string() });
+    }
     if let Some(store) = pipeline.counters.status() {
         ready &= store.reachable;
         let mut part = json!({ "ready": store.reachable });
@@ -223,6 +243,20 @@ fn snapshot(admin: &Admin) -> Snapshot {
                 known: issuer.known.0,
             })
             .collect(),
+        directories: pipeline
+            .identities
+            .directories(admin.clock.now())
+            .into_iter()
+            .map(|directory| DirectorySnapshot {
+                name: directory.name.to_string(),
+                people: directory.people as u64,
+                age_s: directory.age_s,
+                asked: directory.fetches,
+                failed: directory.failures,
+                dropped: directory.dropped,
+            })
+            .collect(),
+        passwords_up: pipeline.identities.passwords_up(),
         store: pipeline
             .counters
             .status()

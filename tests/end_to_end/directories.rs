@@ -83,11 +83,14 @@ rules:
     assert_eq!(ask("/admin/x", Some(&right("ann"))).await.status, 200);
     let answer = ask("/admin/x", Some(&right("bob"))).await;
     assert_eq!((answer.status, answer.reason()), (503, "directory_unavailable"), "{answer:?}");
+    assert_eq!(stack.agent.metric("tollgate_passwords_up").await, 0.0);
+    assert!(stack.agent.admin("/readyz").await.1.contains("passwords"), "it says what is wrong");
     slapd.restart().await;
     eventually("bob gets in again", || async {
         (ask("/admin/x", Some(&right("bob"))).await.status == 200).then_some(())
     })
     .await;
+    assert_eq!(stack.agent.metric("tollgate_passwords_up").await, 1.0);
     let logs = stack.agent.program.log() + &stack.haproxy.program.log();
     for secret in [ACCOUNT_PASSWORD, "secret of ann", &STANDARD.encode("ann:secret of ann")] {
         assert!(!logs.contains(secret), "{secret} is in a log");
@@ -135,6 +138,8 @@ rules:
         let answer = stack.haproxy.get_as(&bob, path).await;
         assert_eq!((answer.status, answer.reason()), (status, reason), "{answer:?}");
     }
+    assert!(stack.agent.metric("tollgate_directory_failures_total{directory=\"people\"}").await >= 1.0);
+    assert!(stack.agent.metric("tollgate_directory_people{directory=\"people\"}").await >= 3.0);
     slapd.restart().await;
     eventually("bob is in ops", || async { (stack.haproxy.get_as(&bob, "/v1/x").await.status == 200).then_some(()) })
         .await;
