@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tollgate::spop::engine;
 use tollgate::spop::frame::FrameType;
+use tollgate::spop::{TypedData, engine};
 
 use crate::support::spop::{Peer, request};
-use crate::support::stack::Agent;
+use crate::support::stack::{Agent, config, shared_idp};
 use crate::support::{client, eventually, folder, free_port, haproxies};
 
 const CONFIG: &str = "
@@ -201,4 +201,105 @@ fn processor_time(pid: u32) -> Duration {
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     let ticks: u64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
     Duration::from_millis(ticks * 10)
+}
+
+/// Each is something else to a terminal, a line reader or a JSON parser than to us.
+const HOSTILE: [&[u8]; 16] = [
+    b"\n",
+    b"\r\n{\"level\":\"INFO\",\"target\":\"tollgate::decision\",\"verdict\":\"allow\"}\r\n",
+    b"\r",
+    b"\x1b[2J\x1b]0;owned\x07",
+    b"\x9b31m",
+    "\u{9b}31m\u{85}".as_bytes(),
+    "\u{2028}\u{2029}".as_bytes(),
+    "\u{202e}\u{2066}\u{feff}".as_bytes(),
+    b"\0\x08\x7f\x0b\x0c",
+    b"\\n\\u000a\\",
+    b"\"}\n{\"",
+    b"\xc0\x8a\xff\xfe",
+    b"%0a%0d\n",
+    "2026-11-25T00:00:00Z  INFO tollgate::decision: decision\n2026-11-25T00:00:00Z".as_bytes(),
+    b"key=value verdict=\"allow\" ",
+    b"",
+];
+
+/// One line an event and one event a decision, whatever arguments and claims are made of (faults.md O13).
+#[tokio::test]
+async fn a_line_is_an_event_whatever_callers_and_tokens_say() {
+    let idp = shared_idp().await;
+    // Claims are JSON, so what is no UTF-8 cannot be in one.
+    let mut tokens = Vec::new();
+    for text in HOSTILE.iter().filter_map(|bytes| std::str::from_utf8(bytes).ok()) {
+        let claims = serde_json::json!({ "preferred_username": format!("a{text}b"), "name": text, "email": text,
+            "groups": [text], "client_id": text, "scope": text });
+        let token = idp.mint(serde_json::json!({ "user": "alice", "claims": claims })).await;
+        tokens.push(format!("Bearer {token}"));
+    }
+    for format in ["json", "text"] {
+        let spop = format!("127.0.0.1:{}", free_port());
+        let filter = ["env", "TOLLGATE_LOG_FILTER=tollgate=trace"];
+        let mut agent = Agent::start_logging(format, &filter, &config(&idp.issuer, ""), &spop).await;
+        agent.ready().await;
+        let mut peer = Peer::greeted(TcpStream::connect(&spop).await.unwrap()).await;
+        let mut asked = 0;
+        let names =
+            ["id", "method", "host", "path", "query", "src", "authorization", "api_key", "dpop", "session", "cert_dn"];
+        for bytes in HOSTILE {
+            let value = [b"/v1/", bytes].concat();
+            let odd_name = format!("na{}me", String::from_utf8_lossy(bytes));
+            let text = names.iter().filter(|name| **name != "src");
+            let mut questions = vec![text.map(|name| (*name, TypedData::Str(&value))).collect::<Vec<_>>()];
+            for name in names {
+                let mut question = request("/v1/x", None);
+                question.retain(|(known, _)| *known != name);
+                question.push((name, TypedData::Str(&value)));
+                questions.push(question);
+            }
+            let mut question = request("/v1/x", None);
+            question.push((&odd_name, TypedData::Str(&value)));
+            questions.push(question);
+            for question in questions {
+                asked += 1;
+                peer.write(|out| engine::notify(asked, 1, &question, out)).await;
+                assert_eq!(peer.frame().await.unwrap().kind, FrameType::Ack, "{bytes:?}");
+            }
+        }
+        let mut taken = 0;
+        for token in &tokens {
+            asked += 1;
+            peer.write(|out| engine::notify(asked, 1, &request("/v1/x", Some(token)), out)).await;
+            taken += usize::from(peer.frame().await.unwrap().variable("verdict") == "allow");
+        }
+        assert!(taken >= 3, "names that may leave were among them");
+        agent.program.signal("TERM");
+        assert_eq!(agent.program.wait(Duration::from_secs(10)), Some(0));
+
+        let log = agent.program.log();
+        let safe = |c: char| {
+            c == '\n'
+                || !(c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202e}' | '\u{2066}' | '\u{feff}'))
+        };
+        let unsafe_line = log.lines().find(|line| !line.chars().all(safe));
+        assert_eq!(unsafe_line, None, "{format}");
+        let mut decisions = 0;
+        for line in log.lines() {
+            let is_decision = match format {
+                "json" => {
+                    let event: serde_json::Value =
+                        serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                    event["target"] == "tollgate::decision"
+                }
+                _ => {
+                    let (time, rest) = line.split_once(' ').unwrap_or_default();
+                    assert!(
+                        time.len() == 27 && time.ends_with('Z') && time.starts_with("20"),
+                        "this is part of another: {line}"
+                    );
+                    rest.trim_start().starts_with("INFO decision:") || rest.contains("tollgate::decision: decision")
+                }
+            };
+            decisions += u64::from(is_decision);
+        }
+        assert_eq!(decisions, asked, "{format}");
+    }
 }

@@ -43,6 +43,9 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("WWW-Authenticate", &["respond.rs"], "HTTP's words for a refusal have one place"),
     ("prometheus_client", &["telemetry.rs"], "metric names have one place"),
     ("thread_rng", &[], "randomness comes from the operating system through aws-lc-rs"),
+    (" rand::", &[], "randomness comes from the operating system through aws-lc-rs"),
+    ("(rand::", &[], "randomness comes from the operating system through aws-lc-rs"),
+    ("fastrand", &["bin/spop-harness/"], "randomness comes from the operating system through aws-lc-rs"),
     ("unsafe ", &[], "our own code is safe code"),
 ];
 

@@ -15,9 +15,9 @@ use tollgate::limit::{Counters, StoreError};
 use tollgate::pipeline::{DecisionIds, Live, Pipeline};
 use tollgate::server;
 use tollgate::server::admin::{self, Admin};
-use tollgate::server::descriptors;
 use tollgate::server::settings::{AdminSettings, Listen};
 use tollgate::server::socket::Listener;
+use tollgate::server::{descriptors, dumps};
 use tollgate::supervise;
 use tollgate::telemetry::{self, LogFormat, Telemetry};
 
@@ -33,6 +33,10 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     let log = telemetry::init_log(format, &flags.log).map_err(failed)?;
     for warning in &config.warnings {
         tracing::warn!("{}", warning.in_file(&flags.config.config));
+    }
+
+    if let Err(error) = dumps::forbid() {
+        tracing::warn!("a crash may write secrets to disk: core dumps cannot be forbidden: {error}");
     }
 
     let clock = Clock::system();

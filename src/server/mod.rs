@@ -3,6 +3,7 @@
 pub mod admin;
 mod connection;
 pub mod descriptors;
+pub mod dumps;
 mod memory;
 mod places;
 pub mod settings;

@@ -3,7 +3,7 @@
 //! `who` (tokens and identity headers), `bound` (tokens whose bearer proves to hold a key), `opaque` (tokens that their
 //! issuer is asked about), `directories` (LDAP passwords, groups that no token has), `limits` (memory and Redis),
 //! `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back), `rolling` (agents that are
-//! restarted or die under load, with each HAProxy line).
+//! restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of it).
 
 mod api_keys;
 mod bound;
@@ -14,4 +14,5 @@ mod limits;
 mod opaque;
 mod revoking;
 mod rolling;
+mod secrets;
 mod who;

@@ -142,10 +142,20 @@ impl Redis {
     }
 
     pub async fn start_on(port: u16) -> Redis {
+        Redis::start_on_with(port, &[]).await
+    }
+
+    /// With more of its arguments.
+    pub async fn start_with(more: &[&str]) -> Redis {
+        Redis::start_on_with(free_port(), more).await
+    }
+
+    async fn start_on_with(port: u16, more: &[&str]) -> Redis {
         let folder = folder();
         let log = folder.path().join("redis.log");
         let port_text = port.to_string();
         let command = ["redis-server", "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let command: Vec<_> = command.iter().chain(more).copied().collect();
         let mut program = Program::start("redis-server", &command, &[], &log);
         listening(port, &mut program).await;
         Redis { port, program, _folder: folder }
@@ -178,6 +188,11 @@ impl Agent {
 
     /// The same, run by another program: `prlimit`, a shell.
     pub async fn start_under(runner: &[&str], config: &str, spop: &str) -> Agent {
+        Agent::start_logging("json", runner, config, spop).await
+    }
+
+    /// The same with log lines of that format.
+    pub async fn start_logging(format: &str, runner: &[&str], config: &str, spop: &str) -> Agent {
         let folder = folder();
         let path = folder.path().join("tollgate.yaml");
         std::fs::write(&path, config).unwrap();
@@ -197,7 +212,7 @@ impl Agent {
             "--admin-listen",
             &admin,
             "--log-format",
-            "json",
+            format,
         ];
         let command: Vec<_> = runner.iter().chain(&agent).copied().collect();
         let log = folder.path().join("agent.log");
