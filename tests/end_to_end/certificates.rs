@@ -1,7 +1,9 @@
 //! Client certificates, verified by HAProxy and mapped here.
 
+use serde_json::json;
+
 use crate::support::eventually;
-use crate::support::stack::{Agent, App, Haproxy};
+use crate::support::stack::{self, Agent, App, Haproxy, shared_idp};
 use crate::support::tls::{Ca, Client, Files, Owned, Says};
 
 const CONFIG: &str = r#"
@@ -36,10 +38,14 @@ struct Stack {
 impl Stack {
     /// `verify` is how HAProxy treats what clients show.
     async fn start(verify: &str) -> Stack {
+        Stack::start_with(verify, CONFIG).await
+    }
+
+    async fn start_with(verify: &str, config: &str) -> Stack {
         let (clients, servers) = (Ca::new("Clients CA"), Ca::new("Servers CA"));
         let files = Files::new(&servers.server(), &clients);
         let tls = format!("ssl crt {} ca-file {} {verify}", files.server.display(), files.clients.display());
-        let (agent, app) = tokio::join!(Agent::start(CONFIG), App::start());
+        let (agent, app) = tokio::join!(Agent::start(config), App::start());
         let env = [("TOLLGATE_TLS", tls.as_str())];
         let haproxy = Haproxy::start_with_env("haproxy", &[&agent.spop], &[app.port], &env).await;
         agent.ready().await;
@@ -164,4 +170,41 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
         let anew = Client::new(&stack.servers, Some(&short), version).get(port, "/v1/x").await;
         assert!(anew.is_err(), "HAProxy itself refuses it in a session of its own: {anew:?}");
     }
+}
+
+/// A token with `cnf.x5t#S256` (RFC 8705) is good on connections of that certificate and on no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bound_token_needs_its_certificate() {
+    let idp = shared_idp().await;
+    // The certificate need not name anybody: there is no `certificates:`.
+    let stack =
+        Stack::start_with("verify optional ca-ignore-err all crt-ignore-err all", &stack::config(&idp.issuer, ""))
+            .await;
+    let port = stack.haproxy.port;
+    let own = stack.clients.client(&Says::default());
+    let expired = stack.clients.client(&Says { since_s: 3600, for_s: -60, ..Says::default() });
+    let token = async |owned: &Owned| idp.mint(json!({ "user": "alice", "claims": { "cnf": owned.cnf() } })).await;
+    let (bound, bound_to_expired) = (token(&own).await, token(&expired).await);
+    let unbound = idp.mint(json!({ "user": "alice" })).await;
+    let holder = stack.client(Some(&own));
+    // In a session of its own and in resumed ones.
+    for _ in 0..3 {
+        let reply = holder.get_as(&bound, port, "/v1/x").await.unwrap();
+        assert_eq!((reply.status, reply.seen("x-auth-user")), (200, vec!["alice"]), "{reply:?}");
+    }
+    let other = stack.client(Some(&stack.clients.client(&Says::default())));
+    let (nobody, late) = (stack.client(None), stack.client(Some(&expired)));
+    for (what, client, token, status, reason) in [
+        ("none", &nobody, &bound, 401, "proof_missing"),
+        ("another, of the same name and CA", &other, &bound, 401, "proof_invalid"),
+        ("its own, which HAProxy does not trust: the key is what counts", &late, &bound_to_expired, 200, ""),
+        ("a token that is not bound, of someone with a certificate", &holder, &unbound, 200, ""),
+        ("the same without", &nobody, &unbound, 200, ""),
+    ] {
+        let reply = client.get_as(token, port, "/v1/x").await.unwrap();
+        assert_eq!((reply.status, reply.reason()), (status, reason), "{what}: {reply:?}");
+    }
+    // What anyone may see is refused too: a stolen token is no anonymous caller.
+    let reply = nobody.get_as(&bound, port, "/public/x").await.unwrap();
+    assert_eq!((reply.status, reply.reason()), (401, "proof_missing"), "{reply:?}");
 }

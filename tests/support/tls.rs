@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
 use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A CA.
@@ -42,6 +44,14 @@ pub struct Says<'a> {
 impl Default for Says<'_> {
     fn default() -> Self {
         Says { common_name: "somebody", units: &[], uris: &[], emails: &[], since_s: 60, for_s: 3600 }
+    }
+}
+
+impl Owned {
+    /// What a token that is bound to it has as `cnf` (RFC 8705, section 3.1).
+    pub fn cnf(&self) -> Value {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.der);
+        json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(digest) })
     }
 }
 
@@ -158,17 +168,28 @@ impl Client {
 
     /// One GET; the error is TLS's or the connection's.
     pub async fn get(&self, port: u16, path: &str) -> Result<Reply, String> {
-        let (config, path) = (Arc::clone(&self.0), path.to_owned());
-        tokio::task::spawn_blocking(move || get(config, port, &path).map_err(|error| error.to_string())).await.unwrap()
+        self.get_with(port, path, "").await
+    }
+
+    /// The same as the bearer of `token`.
+    pub async fn get_as(&self, token: &str, port: u16, path: &str) -> Result<Reply, String> {
+        self.get_with(port, path, &format!("Authorization: Bearer {token}\r\n")).await
+    }
+
+    async fn get_with(&self, port: u16, path: &str, fields: &str) -> Result<Reply, String> {
+        let config = Arc::clone(&self.0);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}Connection: close\r\n\r\n");
+        let get = move || get(config, port, &request).map_err(|error| error.to_string());
+        tokio::task::spawn_blocking(get).await.unwrap()
     }
 }
 
-fn get(config: Arc<rustls::ClientConfig>, port: u16, path: &str) -> std::io::Result<Reply> {
+fn get(config: Arc<rustls::ClientConfig>, port: u16, request: &str) -> std::io::Result<Reply> {
     let mut connection = rustls::ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut stream = rustls::Stream::new(&mut connection, &mut socket);
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         // A close without a goodbye.
