@@ -486,15 +486,32 @@ pub(super) fn claim_path(at: &At<'_>) -> Option<ClaimPath> {
     at.parsed("the path of a claim", CLAIM_PATH, ClaimPath::parse)
 }
 
+/// Whose credentials cannot name a group, by the config.
+pub(super) struct Groupless<'a> {
+    name: &'a str,
+    what: &'static str,
+    remedy: &'static str,
+}
+
+impl<'a> Groupless<'a> {
+    pub(super) fn tokens(issuer: &'a str) -> Groupless<'a> {
+        Groupless { name: issuer, what: "tokens", remedy: "`claims: { groups: … }` at that issuer" }
+    }
+
+    pub(super) fn certificates(sort: &'a str) -> Groupless<'a> {
+        Groupless { name: sort, what: "certificates", remedy: "`groups: subject.OU` at that sort of certificates" }
+    }
+}
+
 /// Reads `groups:`. All names are in the answer, also those of groups with a mistake.
 ///
 /// `owners` are the names of those whose groups these can be, `directories` the directories among them, and
-/// `without_groups` the issuers whose tokens cannot name any.
+/// `without_groups` those who cannot name any.
 pub(super) fn groups(
     at: &At<'_>,
     owners: &[String],
     directories: &[&DirectorySettings],
-    without_groups: &[&str],
+    without_groups: &[Groupless<'_>],
 ) -> Vec<Membership> {
     let named = at.named("a map of groups by name: `ops: [\"acme:platform-ops\"]`");
     named
@@ -526,7 +543,7 @@ fn member(
     at: &At<'_>,
     owners: &[String],
     directories: &[&DirectorySettings],
-    without_groups: &[&str],
+    without_groups: &[Groupless<'_>],
 ) -> Option<(String, String)> {
     let text = at.text(MEMBER)?;
     let Some((issuer, group)) = text.split_once(':').filter(|(issuer, group)| !issuer.is_empty() && !group.is_empty())
@@ -542,11 +559,11 @@ fn member(
         at.refuse_name(issuer, "an issuer or a directory", owners.iter().map(String::as_str));
         return None;
     }
-    if without_groups.contains(&issuer) {
+    if let Some(without) = without_groups.iter().find(|without| without.name == issuer) {
         // A rule that nobody can meet looks like one that protects something.
         at.refuse(
-            format!("tokens of {} have no groups, so nobody would ever be in this one", quote(issuer)),
-            "`claims: { groups: … }` at that issuer",
+            format!("{} of {} have no groups, so nobody would ever be in this one", without.what, quote(issuer)),
+            without.remedy,
         );
         return None;
     }

@@ -172,8 +172,10 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     issuer_names.extend(names);
     let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
     let members = {
-        let without = |issuer: &&issuers::CheckedIssuer| issuer.settings.claims.groups.is_empty();
-        let without: Vec<&str> = issuers.iter().filter(without).map(|issuer| &*issuer.settings.name).collect();
+        let issuers = issuers.iter().filter(|issuer| issuer.settings.claims.groups.is_empty());
+        let tokens = issuers.map(|issuer| issuers::Groupless::tokens(&issuer.settings.name));
+        let sorts = certificates.iter().filter(|sort| sort.groups.is_empty());
+        let without: Vec<_> = tokens.chain(sorts.map(|sort| issuers::Groupless::certificates(&sort.name))).collect();
         let owners = [issuer_names.as_slice(), &directory_names].concat();
         let directories: Vec<_> = directories.iter().map(|(settings, _)| settings).collect();
         groups_at.as_ref().map(|at| issuers::groups(at, &owners, &directories, &without)).unwrap_or_default()
