@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::BytesMut;
 use serde::Serialize;
 use url::Url;
@@ -12,6 +13,7 @@ use crate::decision::{Decision, Reason};
 use crate::identity::{Identity, Rejection};
 use crate::pipeline::Pipeline;
 use crate::respond::{Scratch, respond, status};
+use crate::secret::Secret;
 use crate::spop::engine::request_payload;
 use crate::spop::{Action, Messages, TypedData};
 use crate::trace::{Step, Trace};
@@ -25,10 +27,23 @@ pub struct Question {
     pub url: Url,
     /// The URL as typed, to take the path from: parsing would resolve the dot segments that policy must see.
     pub typed: String,
-    /// A bearer token.
-    pub token: Option<String>,
+    /// What proves who asks.
+    pub shown: Shown,
     /// Where it comes from.
     pub src: Option<IpAddr>,
+}
+
+/// The credentials that come with a request.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The value of `Authorization`, scheme and all.
+    pub authorization: Option<Secret>,
+    /// That of `DPoP`.
+    pub dpop: Option<Secret>,
+    /// That of `X-API-Key`.
+    pub api_key: Option<Secret>,
+    /// The client's certificate as DER. It counts as one that HAProxy verified.
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// The decision and what led to it.
@@ -87,7 +102,10 @@ impl Question {
     /// The question as HAProxy would put it.
     fn payload(&self) -> BytesMut {
         let (path, query) = target(&self.typed);
-        let authorization = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let Shown { authorization, dpop, api_key, certificate } = &self.shown;
+        let [authorization, dpop, api_key] =
+            [authorization, dpop, api_key].map(|value| optional(value.as_ref().map(Secret::expose)));
+        let sha256 = certificate.as_ref().map(|der| digest(&SHA256, der));
         let arguments = [
             ("method", TypedData::Str(self.method.as_bytes())),
             ("host", TypedData::Str(self.url.host_str().unwrap_or_default().as_bytes())),
@@ -102,7 +120,13 @@ impl Question {
                 },
             ),
             ("ssl", TypedData::Bool(self.url.scheme() == "https")),
-            ("authorization", optional(authorization.as_deref())),
+            ("authorization", authorization),
+            ("dpop", dpop),
+            ("api_key", api_key),
+            ("cert", sha256.as_ref().map_or(TypedData::Null, |digest| TypedData::Bin(digest.as_ref()))),
+            ("cert_used", TypedData::Bool(certificate.is_some())),
+            ("cert_verify", TypedData::Int64(0)),
+            ("cert_der", certificate.as_ref().map_or(TypedData::Null, |der| TypedData::Bin(der))),
         ];
         let mut payload = BytesMut::new();
         request_payload(&arguments, &mut payload);

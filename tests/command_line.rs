@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::support::tls::{Ca, Says};
 use crate::support::{folder, root};
 
 fn tollgate(arguments: &[&str]) -> Output {
@@ -94,6 +95,54 @@ fn explain_says_each_step_and_holds_itself_to_an_expectation() {
     let said: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!([&said["verdict"], &said["reason"]], ["error", "no_keys"], "offline and without a key set");
     assert!(!stdout(&output).contains("c2lnbmF0dXJl"));
+}
+
+#[test]
+fn explain_takes_every_credential_and_says_none_back() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let made =
+        tollgate(&["api-key", "new", "--user", "carol", "--group", "ops", "--expires", "1d", "--file", &at("k.keys")]);
+    let key = stdout(&made);
+    write("key", &key);
+    let authority = Ca::new("Clients CA");
+    write("cert.pem", authority.client(&Says { common_name: "edge-7", ..Says::default() }).pem());
+    write("basic", "Basic YW5uOmh1bnRlcjI=\n");
+    write("dpop", "DPoP abc");
+    write("proof", "a.b.c");
+    let config = "
+api_keys: { partners: { file: k.keys } }
+certificates: { fleet: { user: subject.CN } }
+groups: { ops: ['partners:ops'] }
+rules:
+  - { name: admin, path: /admin, allow: { groups: [ops] } }
+  - { name: all, allow: authenticated }
+";
+    write("t.yaml", config);
+    for (more, status, reason) in [
+        (vec!["--url", "https://a/admin"], 401, "credential_missing"),
+        (vec!["--url", "https://a/admin", "--api-key-file", &at("key")], 200, "allowed"),
+        (vec!["--url", "https://a/x", "--certificate", &at("cert.pem")], 200, "allowed"),
+        (vec!["--url", "https://a/admin", "--certificate", &at("cert.pem")], 403, "group_missing"),
+        (vec!["--url", "https://a/x", "--authorization-file", &at("basic")], 401, "credential_unsupported"),
+        (
+            vec!["--url", "https://a/x", "--authorization-file", &at("dpop"), "--dpop-file", &at("proof")],
+            401,
+            "credential_unsupported",
+        ),
+    ] {
+        let output = tollgate(&[&["explain", "--config", &at("t.yaml"), "--offline", "--json"], &more[..]].concat());
+        let said: Value = serde_json::from_str(&stdout(&output)).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        assert_eq!(
+            (said["status"].as_i64(), said["reason"].as_str()),
+            (Some(status), Some(reason)),
+            "{more:?}: {said}"
+        );
+        assert!(!stdout(&output).contains("YW5uOmh1bnRlcjI") && !stdout(&output).contains(&key.trim()[12..]));
+    }
+    let output = tollgate(&["explain", "--config", &at("t.yaml"), "--url", "https://a/", "--certificate", &at("key")]);
+    assert!(stderr(&output).contains("is no certificate"), "{}", stderr(&output));
 }
 
 #[test]

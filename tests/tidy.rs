@@ -23,7 +23,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "pipeline",
         &["clock", "decision", "extract", "identity", "limit", "policy", "request", "respond", "spop", "trace"],
     ),
-    ("explain", &["clock", "decision", "identity", "pipeline", "respond", "spop", "trace"]),
+    ("explain", &["clock", "decision", "identity", "pipeline", "respond", "secret", "spop", "trace"]),
     ("telemetry", &["decision"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
     ("server", &["clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),

@@ -1,19 +1,23 @@
 //! `tollgate check`, `explain` and `test`: looking at a config without serving.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::Clock;
 use tollgate::config::flags::{CheckArgs, ExplainArgs, TestArgs};
 use tollgate::config::{self, Config, PolicyTest, TestCaller};
-use tollgate::explain::{self, Explanation, Question};
+use tollgate::explain::{self, Explanation, Question, Shown};
 use tollgate::identity::settings::{IssuerSettings, KeyOrigin, Settings};
 use tollgate::identity::{Assumed, Identities};
 use tollgate::limit::Counters;
 use tollgate::pipeline::{DecisionIds, Pipeline};
+use tollgate::secret::Secret;
 use tollgate::trace::Outcome;
 use url::Url;
 
@@ -56,22 +60,14 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
             issuer.keys = KeyOrigin::Pinned { jwks: Arc::clone(&jwks) };
         }
     }
-    let token = match (&flags.token, &flags.token_file) {
-        (Some(token), _) => Some(token.clone()),
-        (None, Some(file)) => {
-            let text = if file.as_os_str() == "-" {
-                std::io::read_to_string(std::io::stdin())
-            } else {
-                std::fs::read_to_string(file)
-            };
-            let text = text.map_err(|error| Failure::at(file, error))?;
-            Some(text.trim_end().to_owned())
-        }
-        (None, None) => None,
-    };
     let url = Url::parse(&flags.url).map_err(|error| Failure::text(format!("--url {}: {error}", flags.url)))?;
-    let question =
-        Question { method: flags.method.clone(), url, typed: flags.url.clone(), token, src: Some(flags.src) };
+    let question = Question {
+        method: flags.method.clone(),
+        url,
+        typed: flags.url.clone(),
+        shown: shown(&flags)?,
+        src: Some(flags.src),
+    };
 
     let clock = Clock::system();
     let pipeline = pipeline(config)?;
@@ -99,6 +95,38 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
         }
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// The credentials that the flags name.
+fn shown(flags: &ExplainArgs) -> Result<Shown, Failure> {
+    let secret = |file: &PathBuf| {
+        let text = if file.as_os_str() == "-" {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(file)
+        };
+        let text = text.map_err(|error| Failure::at(file, error))?;
+        Ok::<_, Failure>(Secret::new(text.trim_end()))
+    };
+    let bearer = |token: &str| Secret::new(format!("Bearer {token}"));
+    let authorization = match (&flags.token, &flags.token_file, &flags.authorization_file) {
+        (Some(token), ..) => Some(bearer(token)),
+        (None, Some(file), _) => Some(bearer(secret(file)?.expose())),
+        (None, None, Some(file)) => Some(secret(file)?),
+        (None, None, None) => None,
+    };
+    let certificate = flags.certificate.as_ref().map(|file| {
+        let pem = std::fs::read(file).map_err(|error| Failure::at(file, error))?;
+        let der = CertificateDer::from_pem_slice(&pem);
+        let der = der.map_err(|error| Failure::text(format!("{} is no certificate: {error}", file.display())))?;
+        Ok::<_, Failure>(der.to_vec())
+    });
+    Ok(Shown {
+        authorization,
+        dpop: flags.dpop_file.as_ref().map(secret).transpose()?,
+        api_key: flags.api_key_file.as_ref().map(secret).transpose()?,
+        certificate: certificate.transpose()?,
+    })
 }
 
 /// Runs the tests that the config holds.
@@ -140,7 +168,8 @@ fn run(pipeline: &Pipeline, test: &PolicyTest) -> Result<Explanation, Failure> {
         }
     };
     let url = Url::parse(&test.url).map_err(|error| Failure::text(format!("line {}: {error}", test.line)))?;
-    let question = Question { method: test.method.clone(), url, typed: test.url.clone(), token: None, src: None };
+    let question =
+        Question { method: test.method.clone(), url, typed: test.url.clone(), shown: Shown::default(), src: None };
     Ok(explain::rehearse(pipeline, &question, caller, now))
 }
 

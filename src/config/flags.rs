@@ -118,6 +118,18 @@ pub struct ExplainArgs {
     /// A file with a bearer token; `-` is standard input
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
+    /// A file with the whole value of `Authorization`, of whatever scheme: Basic, DPoP
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "token_file"], value_hint = ValueHint::FilePath)]
+    pub authorization_file: Option<PathBuf>,
+    /// A file with a DPoP proof, for this method and URL
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub dpop_file: Option<PathBuf>,
+    /// A file with an API key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub api_key_file: Option<PathBuf>,
+    /// A file with the client's certificate, as PEM; it counts as one that HAProxy verified
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub certificate: Option<PathBuf>,
     /// The client's address
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub src: IpAddr,

@@ -48,6 +48,11 @@ impl Default for Says<'_> {
 }
 
 impl Owned {
+    /// The certificate and its key.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
     /// What a token that is bound to it has as `cnf` (RFC 8705, section 3.1).
     pub fn cnf(&self) -> Value {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.der);
