@@ -142,7 +142,7 @@ impl Verdict {
 
 impl Reason {
     /// Every code but those of [`Rejection`].
-    pub const CODES: [&'static str; 14] = [
+    pub const CODES: [&'static str; 17] = [
         "allowed",
         "path_ambiguous",
         "no_rule",
@@ -152,6 +152,9 @@ impl Reason {
         "groups_unavailable",
         "scope_missing",
         "claim_unmet",
+        "source_refused",
+        "authentication_insufficient",
+        "condition_unmet",
         "limit_exceeded",
         "store_unavailable",
         "deadline_exceeded",
@@ -166,7 +169,10 @@ impl Reason {
             Reason::Rejected(rejection) if rejection.is_failure() => Verdict::Error,
             // The caller proved who they are; another credential of theirs would have the same name in it.
             Reason::Rejected(Rejection::IdentityUnsafe) => Verdict::Deny,
-            Reason::Rejected(_) | Reason::Refused(Refusal::CredentialMissing) => Verdict::Challenge,
+            Reason::Rejected(_) => Verdict::Challenge,
+            Reason::Refused(Refusal::CredentialMissing | Refusal::AuthenticationInsufficient { .. }) => {
+                Verdict::Challenge
+            }
             Reason::Refused(refusal) if refusal.is_failure() => Verdict::Error,
             Reason::Refused(_) => Verdict::Deny,
             Reason::LimitExceeded => Verdict::Throttle,
@@ -190,6 +196,9 @@ impl Reason {
                 Refusal::GroupsUnavailable => "groups_unavailable",
                 Refusal::ScopeMissing(_) => "scope_missing",
                 Refusal::ClaimMismatch => "claim_unmet",
+                Refusal::SourceRefused => "source_refused",
+                Refusal::AuthenticationInsufficient { .. } => "authentication_insufficient",
+                Refusal::ConditionUnmet => "condition_unmet",
             },
             Reason::LimitExceeded => "limit_exceeded",
             Reason::StoreUnavailable => "store_unavailable",
@@ -302,6 +311,9 @@ mod tests {
             Refusal::GroupsUnavailable,
             Refusal::ScopeMissing("a".into()),
             Refusal::ClaimMismatch,
+            Refusal::SourceRefused,
+            Refusal::AuthenticationInsufficient { acr_values: "".into(), max_age_s: None },
+            Refusal::ConditionUnmet,
         ];
         let mut reasons = vec![
             Reason::Allowed,

@@ -149,7 +149,7 @@ impl Pipeline {
             Err(denial) => return self.refused(denial, self.identities.anonymous(), now),
         };
         let identity = if matched.ignores_credentials() { self.identities.anonymous() } else { Arc::clone(assumed) };
-        match matched.authorize(&request, &identity, &mut trace) {
+        match matched.authorize(&request, &identity, now, &mut trace) {
             Ok(permit) => Decision::allowed(self.ids.next(now), identity, &permit, Budget::default()),
             Err(denial) => self.refused(denial, identity, now),
         }
@@ -190,7 +190,7 @@ impl Pipeline {
             }
             Identified::Wait(keys) => return Asked::Wait(keys),
         };
-        match matched.authorize(request, &identity, trace) {
+        match matched.authorize(request, &identity, now, trace) {
             Ok(permit) => Asked::Permitted(permit, identity, complete),
             Err(denial) => {
                 let mut decision = self.refused(denial, identity, now);

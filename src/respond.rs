@@ -233,6 +233,8 @@ fn challenge(decision: &Decision, out: &mut String) {
             Some((error, rejection.description()))
         }
         Reason::Refused(Refusal::ScopeMissing(_)) => Some(("insufficient_scope", "")),
+        // RFC 9470, section 3.
+        Reason::Refused(Refusal::AuthenticationInsufficient { .. }) => Some(("insufficient_user_authentication", "")),
         _ => return,
     };
     let mut about = about;
@@ -267,6 +269,15 @@ fn challenge(decision: &Decision, out: &mut String) {
                         // Scope tokens hold neither quotes nor backslashes (RFC 6749, section 3.3); the config checks
                         // that.
                         let _ = write!(out, ", scope=\"{scopes}\"");
+                    }
+                    if let Reason::Refused(Refusal::AuthenticationInsufficient { acr_values, max_age_s }) = reason {
+                        // Nor do these, by the config.
+                        if !acr_values.is_empty() {
+                            let _ = write!(out, ", acr_values=\"{acr_values}\"");
+                        }
+                        if let Some(max_age_s) = max_age_s {
+                            let _ = write!(out, ", max_age=\"{max_age_s}\"");
+                        }
                     }
                 }
             }

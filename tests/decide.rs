@@ -180,6 +180,53 @@ fn rules_decide_by_host_path_and_method_and_then_by_who_asks() {
 }
 
 #[test]
+fn a_requirement_is_a_tree_and_says_what_is_missing() {
+    let head = POLICY.split("limits:").next().unwrap();
+    let bench = Bench::new(&format!("{head}{REQUIREMENTS}"));
+    let none = None;
+    let carol = Some(json!({}));
+    let ops = Some(json!({ "groups": ["platform-ops"] }));
+    let both = Some(json!({ "groups": ["platform-ops", "auditors"] }));
+    let overage = Some(json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} }));
+    let strong = Some(json!({ "acr": "gold", "auth_time": 1, "amr": ["hwk"] }));
+    let recent = Some(json!({ "acr": "silver", "auth_time": NOW_S - 10 }));
+    let future = Some(json!({ "acr": "gold", "auth_time": NOW_S + 600 }));
+    for (line, claims, status, reason) in [
+        ("GET a.example/inside", &none, "200", "allowed"),
+        ("GET a.example/inside", &carol, "200", "allowed"),
+        ("GET a.example/outside", &none, "403", "source_refused"),
+        ("GET a.example/outside", &ops, "403", "source_refused"),
+        ("GET a.example/either", &none, "401", "credential_missing"),
+        ("GET a.example/either", &carol, "403", "condition_unmet"),
+        ("GET a.example/either", &ops, "200", "allowed"),
+        ("GET a.example/either", &overage, "403", "groups_unknown"),
+        ("GET a.example/except", &ops, "200", "allowed"),
+        ("GET a.example/except", &both, "403", "group_missing"),
+        ("GET a.example/except", &carol, "403", "group_missing"),
+        ("GET a.example/except", &overage, "403", "groups_unknown"),
+        ("GET a.example/nobody", &carol, "403", "condition_unmet"),
+        ("GET a.example/strong", &none, "401", "credential_missing"),
+        ("GET a.example/strong", &carol, "401", "authentication_insufficient"),
+        ("GET a.example/strong", &strong, "200", "allowed"),
+        ("GET a.example/recent", &strong, "401", "authentication_insufficient"),
+        ("GET a.example/recent", &recent, "200", "allowed"),
+        ("GET a.example/recent", &future, "401", "authentication_insufficient"),
+        ("GET b.below.example/host", &carol, "200", "allowed"),
+        ("GET below.example/host", &carol, "403", "no_rule"),
+    ] {
+        let token = claims.as_ref().map(|claims| bench.token(claims.clone()));
+        let told = bench.request(line, token.as_deref());
+        assert_eq!([&*told["status"], &told["reason"]], [status, reason], "{line} {claims:?}");
+        assert_eq!(told["verdict"] == "allow", status == "200", "{line} {claims:?}");
+    }
+    // RFC 9470, section 3: what another sign-in would have to be.
+    let told = bench.request("GET a.example/recent", Some(&bench.token(json!({ "acr": "gold" }))));
+    let challenge = &told["challenge"];
+    let says = r#"error="insufficient_user_authentication", acr_values="gold silver", max_age="300""#;
+    assert!(challenge.contains(says), "{challenge}");
+}
+
+#[test]
 fn a_credential_is_looked_at_unless_the_rule_says_otherwise() {
     let bench = Bench::new(POLICY);
     let told = bench.request("GET a.example/healthz", Some("abc"));
@@ -503,6 +550,18 @@ rules:
   - { name: open, path: /open, allow: anyone, identity_unavailable: anonymous }
   - { name: limited, path: /limited, allow: anyone, identity_unavailable: anonymous, limits: [once] }
 "#;
+
+/// `Bench::request` comes from 192.0.2.7.
+const REQUIREMENTS: &str = r"rules:
+  - { name: inside, path: /inside, allow: { anyone: true, src: [192.0.2.0/24] } }
+  - { name: outside, path: /outside, allow: { anyone: true, src: [10.0.0.0/8, 'fd00::/8'] } }
+  - { name: either, path: /either, allow: { any: [{ groups: [ops] }, { src: 10.0.0.0/8 }] } }
+  - { name: except, path: /except, allow: { groups: [ops], no_groups: [auditors] } }
+  - { name: nobody, path: /nobody, allow: { not: { src: 192.0.2.7 } } }
+  - { name: strong, path: /strong, allow: { acr: [gold], amr: hwk } }
+  - { name: recent, path: /recent, allow: { acr: [gold, silver], max_login_age: 5m } }
+  - { name: host, host: '*.below.example', path: /host, allow: authenticated }
+";
 
 const POLICY: &str = r#"
 issuers:

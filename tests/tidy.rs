@@ -16,7 +16,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("limit", &["clock", "link", "secret", "trace"]),
     ("identity", &["clock", "link", "request", "secret", "trace"]),
     ("extract", &["request", "spop"]),
-    ("policy", &["identity", "limit", "request", "trace"]),
+    ("policy", &["clock", "identity", "limit", "request", "trace"]),
     ("decision", &["identity", "limit", "policy"]),
     ("respond", &["decision", "identity", "limit", "policy", "spop"]),
     (

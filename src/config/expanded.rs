@@ -15,6 +15,7 @@ use crate::identity::dpop::{DpopSettings, OnReplayFailure};
 use crate::identity::settings::{AtStart, ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
+use crate::policy::requirement::{Requirement, Strength, Wanted};
 use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
 use crate::secret::SecretSource;
 
@@ -257,7 +258,8 @@ impl Config {
     fn rule(&self, out: &mut String, rule: &Rule) {
         put(out, format_args!("  - name: {}\n", text(&rule.name)));
         let paths: Vec<String> = rule.paths.iter().map(ToString::to_string).collect();
-        for (key, values) in [("host", &rule.hosts), ("path", &paths), ("methods", &rule.methods)] {
+        let hosts: Vec<String> = rule.hosts.iter().map(ToString::to_string).collect();
+        for (key, values) in [("host", &hosts), ("path", &paths), ("methods", &rule.methods)] {
             if !values.is_empty() {
                 put(out, format_args!("    {key}: {}\n", list(values)));
             }
@@ -266,19 +268,7 @@ impl Config {
             Allow::Anyone => *out += "    allow: anyone\n",
             Allow::Authenticated => *out += "    allow: authenticated\n",
             Allow::Require(requirement) => {
-                *out += "    allow:\n";
-                for (key, groups) in [("groups", &requirement.groups), ("all_groups", &requirement.all_groups)] {
-                    if !groups.is_empty() {
-                        put(out, format_args!("      {key}: {}\n", self.group_list(groups)));
-                    }
-                }
-                if !requirement.scopes.is_empty() {
-                    put(out, format_args!("      scopes: {}\n", list(&requirement.scopes)));
-                }
-                if !requirement.claims.is_empty() {
-                    *out += "      claims:\n";
-                    requirement.claims.iter().for_each(|(path, values)| claim(out, path, values));
-                }
+                put(out, format_args!("    allow: {}\n", self.requirement(requirement)));
             }
         }
         if !rule.limits.is_empty() {
@@ -298,6 +288,52 @@ impl Config {
         put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
         put(out, format_args!("    identity_unavailable: {}\n", word(rule.identity_unavailable, Unavailable::NAMES)));
+    }
+
+    /// In YAML's flow style, on one line.
+    fn requirement(&self, requirement: &Requirement) -> String {
+        let mut parts = Vec::new();
+        if requirement.anyone {
+            parts.push("anyone: true".to_owned());
+        }
+        for (key, groups) in [
+            ("groups", &requirement.groups),
+            ("all_groups", &requirement.all_groups),
+            ("no_groups", &requirement.no_groups),
+        ] {
+            if !groups.is_empty() {
+                parts.push(format!("{key}: {}", self.group_list(groups)));
+            }
+        }
+        let Strength { acr, amr, login_age_max } = &requirement.strength;
+        for (key, values) in [("scopes", &requirement.scopes), ("acr", acr), ("amr", amr)] {
+            if !values.is_empty() {
+                parts.push(format!("{key}: {}", list(values)));
+            }
+        }
+        if let Some(age) = login_age_max {
+            parts.push(format!("max_login_age: {}", show_duration(*age)));
+        }
+        if !requirement.claims.is_empty() {
+            let claims: Vec<_> = requirement.claims.iter().map(|(path, wanted)| wanted_claim(path, wanted)).collect();
+            parts.push(format!("claims: {{ {} }}", claims.join(", ")));
+        }
+        if !requirement.src.is_empty() {
+            parts.push(format!("src: {}", list(requirement.src.iter().map(ToString::to_string))));
+        }
+        if !requirement.credential.is_empty() {
+            parts.push(format!("credential: {}", list(requirement.credential.iter().map(|kind| kind.name()))));
+        }
+        for (key, several) in [("all", &requirement.all), ("any", &requirement.any)] {
+            if !several.is_empty() {
+                let several: Vec<_> = several.iter().map(|part| self.requirement(part)).collect();
+                parts.push(format!("{key}: [{}]", several.join(", ")));
+            }
+        }
+        if let Some(part) = &requirement.not {
+            parts.push(format!("not: {}", self.requirement(part)));
+        }
+        format!("{{ {} }}", parts.join(", "))
     }
 
     fn group_list(&self, groups: &[GroupId]) -> String {
@@ -351,9 +387,15 @@ fn introspection(out: &mut String, asked: &IntrospectionSettings, place: &Secret
     }
 }
 
-fn claim(out: &mut String, path: &ClaimPath, values: &[Value]) {
-    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
-    put(out, format_args!("        {}: [{}]\n", text(&path.to_string()), values.join(", ")));
+fn wanted_claim(path: &ClaimPath, wanted: &Wanted) -> String {
+    let path = text(&path.to_string());
+    match wanted {
+        Wanted::OneOf(values) => {
+            let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+            format!("{path}: [{}]", values.join(", "))
+        }
+        Wanted::There(there) => format!("{path}: {{ exists: {there} }}"),
+    }
 }
 
 fn rate(quota: Quota) -> String {

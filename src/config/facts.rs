@@ -202,7 +202,7 @@ pub(super) fn groups_used<'a>(policy: &Policy, limits: impl Iterator<Item = &'a 
     let mut used = GroupSet::default();
     for rule in &policy.rules {
         if let Allow::Require(requirement) = &rule.allow {
-            requirement.groups.iter().chain(&requirement.all_groups).for_each(|group| used.insert(*group));
+            requirement.groups_named().into_iter().for_each(|group| used.insert(group));
         }
         rule.backend.iter().flat_map(|backend| &backend.by_group).for_each(|(group, _)| used.insert(*group));
     }

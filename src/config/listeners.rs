@@ -19,7 +19,7 @@ pub(super) fn spop(at: Option<At<'_>>) -> SpopSettings {
         let listen_at = section.take("listen");
         let allow_at = section.take("allow_from");
         if let Some(at) = &allow_at {
-            settings.allow_from = at.one_or_many(NETWORKS).iter().filter_map(network).collect();
+            settings.allow_from = at.one_or_many(NETWORKS).iter().filter_map(peers).collect();
         }
         for at in listen_at.iter().flat_map(|at| at.one_or_many(LISTEN)) {
             let Some(listen) = listen(&at) else { continue };
@@ -124,7 +124,16 @@ fn listen(at: &At<'_>) -> Option<Listen> {
     listen
 }
 
-fn network(at: &At<'_>) -> Option<IpNet> {
+fn peers(at: &At<'_>) -> Option<IpNet> {
+    let network = network(at)?;
+    if network.prefix_len() == 0 {
+        at.warn(format!("`{network}` lets every machine ask, and whoever asks is believed"));
+    }
+    Some(network)
+}
+
+/// A network, or one address.
+pub(super) fn network(at: &At<'_>) -> Option<IpNet> {
     let parse = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let network: IpNet = at.parsed("a network", NETWORKS, parse)?;
     if network.trunc() != network {
@@ -136,11 +145,8 @@ fn network(at: &At<'_>) -> Option<IpNet> {
         );
         return None;
     }
-    if network.prefix_len() == 0 {
-        at.warn(format!("`{network}` lets every machine ask, and whoever asks is believed"));
-    }
     Some(network)
 }
 
 const LISTEN: &str = "`tcp:ADDRESS:PORT` with an IP address, or `unix:/PATH`";
-const NETWORKS: &str = "networks such as `10.0.0.0/8` or `fd00::/8`";
+pub(super) const NETWORKS: &str = "networks such as `10.0.0.0/8` or `fd00::/8`";

@@ -25,6 +25,7 @@ mod ldap;
 mod limits;
 mod listeners;
 mod read;
+mod requirement;
 mod revocations;
 mod rules;
 mod secrets;

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::file::Kind;
-use super::issuers::{choice, scalar};
+use super::issuers::choice;
 use super::limits::CheckedLimit;
 use super::read::{At, is_name, nearest, one_of, quote};
-use crate::identity::settings::ClaimPath;
+use super::requirement;
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
+use crate::policy::host::HostPattern;
 use crate::policy::path::PathPattern;
-use crate::policy::rule::{Allow, Backend, GroupsUnknown, Requirement, Rule, Unavailable};
+use crate::policy::rule::{Allow, Backend, GroupsUnknown, Rule, Unavailable};
 
 /// What rules refer to by name.
 #[derive(Clone, Copy)]
@@ -79,11 +78,12 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
     let ignore_at = section.take("ignore_credentials");
     let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
     section.finish();
-    if let (true, Some(at), Some(Allow::Authenticated | Allow::Require(_))) = (ignore_credentials, &ignore_at, &allow) {
+    let only_for_somebody = allow.as_ref().is_some_and(|allow| !allow.takes_anyone());
+    if let (true, Some(at), true) = (ignore_credentials, &ignore_at, only_for_somebody) {
         at.refuse("credentials that are not looked at prove nothing, so nobody could pass", "`allow: anyone` with it");
     }
     if let (Some(Unavailable::Anonymous), Some(at)) = (identity_unavailable, &unavailable_at) {
-        if let Some(Allow::Authenticated | Allow::Require(_)) = &allow {
+        if only_for_somebody {
             at.refuse("whoever is nobody cannot pass this rule anyway", "`allow: anyone` with it");
         } else if ignore_credentials {
             at.refuse("credentials that are not looked at are never unavailable", "one or the other");
@@ -131,12 +131,23 @@ pub(super) fn credentials(at: &At<'_>, available: &Accepted) -> Option<Accepted>
     (!kinds.is_empty()).then(|| Accepted::new(kinds))
 }
 
-fn host(at: &At<'_>) -> Option<String> {
+fn host(at: &At<'_>) -> Option<HostPattern> {
     let text = at.text(HOST)?;
-    if text.contains('*') {
-        at.refuse(format!("{} has a wildcard, and there are none for hosts yet", quote(text)), "each host by its name");
+    let below = text.strip_prefix("*.");
+    if below.is_none() && text.contains('*') || below.is_some_and(|domain| domain.contains('*')) {
+        at.refuse(format!("{} has a wildcard that is not the first label", quote(text)), HOST);
         return None;
     }
+    let host = host_name(below.unwrap_or(text), at)?;
+    let is_address = host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok();
+    if below.is_some() && is_address {
+        at.refuse(format!("{} is a wildcard below an address", quote(text)), HOST);
+        return None;
+    }
+    Some(if below.is_some() { HostPattern::Below(host) } else { HostPattern::Exact(host) })
+}
+
+fn host_name(text: &str, at: &At<'_>) -> Option<String> {
     let host = text.trim_end_matches('.').to_ascii_lowercase();
     let literal = host
         .strip_prefix('[')
@@ -200,7 +211,7 @@ fn method(at: &At<'_>) -> Option<String> {
 
 fn allow(at: &At<'_>, names: Names<'_>) -> Option<Allow> {
     let text = match at.kind() {
-        Kind::Map(_) => return requirement(at, names).map(Allow::Require),
+        Kind::Map(_) => return requirement::read(at, names).map(Box::new).map(Allow::Require),
         Kind::Text(text) => text.as_str(),
         _ => {
             at.refuse_kind(ALLOW);
@@ -222,30 +233,7 @@ fn allow(at: &At<'_>, names: Names<'_>) -> Option<Allow> {
     }
 }
 
-fn requirement(at: &At<'_>, names: Names<'_>) -> Option<Requirement> {
-    let mut section = at.section(ALLOW)?;
-    let groups = |at: At<'_>| -> Vec<GroupId> {
-        at.one_or_many("a list of groups").iter().filter_map(|at| group(at, names)).collect()
-    };
-    let requirement = Requirement {
-        groups: section.take("groups").map(groups).unwrap_or_default(),
-        all_groups: section.take("all_groups").map(groups).unwrap_or_default(),
-        scopes: section
-            .take("scopes")
-            .map(|at| at.one_or_many(SCOPES).iter().filter_map(scope).collect())
-            .unwrap_or_default(),
-        claims: section.take("claims").map(|at| claims(&at)).unwrap_or_default(),
-    };
-    if matches!(section.at().kind(), Kind::Map(entries) if entries.is_empty()) {
-        section
-            .at()
-            .refuse("nothing is required here", "`groups`, `all_groups`, `scopes` or `claims`; or `authenticated`");
-    }
-    section.finish();
-    Some(requirement)
-}
-
-fn group(at: &At<'_>, names: Names<'_>) -> Option<GroupId> {
+pub(super) fn group(at: &At<'_>, names: Names<'_>) -> Option<GroupId> {
     let name = at.text("the name of a group")?;
     let id = names.groups.id(name);
     if id.is_none() {
@@ -269,21 +257,6 @@ pub(super) fn scope(at: &At<'_>) -> Option<String> {
 /// RFC 6749, section 3.3: scope-token.
 pub(super) fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
-}
-
-fn claims(at: &At<'_>) -> Vec<(ClaimPath, Vec<Value>)> {
-    let named = at.named("a map of claims to the value, or the list of values, that they may have");
-    named
-        .iter()
-        .filter_map(|(path, key, at)| {
-            let path = ClaimPath::parse(path);
-            if path.is_none() {
-                key.refuse("this is not the path of a claim", "member names with dots between them, such as `org.id`");
-            }
-            let values = at.one_or_many("a value, or a list of values").iter().filter_map(scalar).collect();
-            Some((path?, values))
-        })
-        .collect()
 }
 
 fn limits(at: &At<'_>, names: Names<'_>) -> Vec<Arc<LimitUse>> {
@@ -345,13 +318,13 @@ fn backend_name(at: &At<'_>) -> Option<Arc<str>> {
     good.then(|| text.into())
 }
 
-const ALLOW: &str = "`anyone`, `authenticated`, or a map with `groups`, `all_groups`, `scopes`, `claims`";
+const ALLOW: &str = "`anyone`, `authenticated`, or a map with `groups`, `scopes`, `claims`, `src` and so on";
 const BACKEND: &str = "the name of a backend, or a map of groups to names: `{ paid: fast, else: std }`";
 const CREDENTIALS: &str = "kinds of credential in the order in which one is taken, such as `[jwt, api_key]`";
-const HOST: &str = "a host such as `api.example`, without scheme, port and path; in punycode where it is not ASCII";
+const HOST: &str = "a host such as `api.example`, or `*.example` for all below it, without scheme, port and path; in punycode where it is not ASCII";
 const METHODS: &str = "methods in upper case, such as `[GET, POST]`";
 const PATH: &str = "a pattern such as `/healthz`, `/v1/*` or `/admin/**`";
-const SCOPES: &str = "a list of scopes";
+pub(super) const SCOPES: &str = "a list of scopes";
 
 /// RFC 9110, section 9.3, and PATCH of RFC 5789.
 const KNOWN_METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];

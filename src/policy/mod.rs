@@ -1,22 +1,26 @@
 //! Request, Identity -> Permit | Denial: may they?
 //!
-//! Reading order: `path` (which path the application will see), `rule` (who decides, and whom it lets through),
-//! `charge` (what is counted for those who may). The first rule that matches by host, path and method decides; nothing
+//! Reading order: `path` (which path the application will see), `host`, `rule` (who decides), `requirement` (whom it lets
+//! through), `charge` (what is counted for those who may). The first rule that matches by host, path and method decides; nothing
 //! matched is a denial.
 
 pub mod charge;
+pub mod host;
 pub mod path;
+pub mod requirement;
 pub mod rule;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::clock::Now;
 use crate::identity::{Accepted, Identity};
 use crate::limit::Charges;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
 use path::Ambiguity;
-use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable, Unmet};
+use requirement::{Fit, Unmet};
+use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable};
 
 /// The rules, in order.
 #[derive(Debug, Default)]
@@ -91,6 +95,17 @@ pub enum Refusal {
     ScopeMissing(Arc<str>),
     /// A claim is absent or has another value.
     ClaimMismatch,
+    /// The request comes from another network.
+    SourceRefused,
+    /// The sign-in was too weak or too long ago (RFC 9470): another one, as this says, would do.
+    AuthenticationInsufficient {
+        /// `acr_values`, space-separated; empty where none is asked for.
+        acr_values: Arc<str>,
+        /// `max_age` in seconds, where there is one.
+        max_age_s: Option<u64>,
+    },
+    /// None of the ways that the rule has is open to the caller.
+    ConditionUnmet,
 }
 
 impl Refusal {
@@ -164,12 +179,18 @@ impl Matched<'_> {
     }
 
     /// Lets `identity` through, or says why not.
-    pub fn authorize(&self, request: &Request<'_>, identity: &Identity, trace: &mut Trace) -> Result<Permit, Denial> {
+    pub fn authorize(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Permit, Denial> {
         let Some(rule) = self.rule else {
             trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
             return Err(Denial { rule: None, refusal: Refusal::NoRule });
         };
-        if let Some(refusal) = refusal(rule, identity) {
+        if let Some(refusal) = refusal(rule, request, identity, now) {
             trace.step(STAGE, Outcome::Fail, || format!("rule `{}`: {refusal}", rule.name));
             return Err(Denial { rule: Some(Arc::clone(&rule.name)), refusal });
         }
@@ -198,21 +219,38 @@ impl Matched<'_> {
     }
 }
 
-fn refusal(rule: &Rule, identity: &Identity) -> Option<Refusal> {
-    match &rule.allow {
-        Allow::Anyone => None,
-        Allow::Authenticated | Allow::Require(_) if identity.is_anonymous() => Some(Refusal::CredentialMissing),
-        Allow::Authenticated => None,
-        Allow::Require(requirement) => requirement.unmet(identity).map(|unmet| match unmet {
-            Unmet::Group => Refusal::GroupMissing,
-            Unmet::GroupsUnknown => match rule.groups_unknown {
+fn refusal(rule: &Rule, request: &Request<'_>, identity: &Identity, now: Now) -> Option<Refusal> {
+    let requirement = match &rule.allow {
+        Allow::Anyone => return None,
+        Allow::Authenticated => return identity.is_anonymous().then_some(Refusal::CredentialMissing),
+        Allow::Require(requirement) => requirement,
+    };
+    if identity.is_anonymous() && !requirement.anyone {
+        return Some(Refusal::CredentialMissing);
+    }
+    let unmet = match requirement.fit(request, identity, now) {
+        Fit::Met => return None,
+        Fit::Unknown => {
+            return Some(match rule.groups_unknown {
                 GroupsUnknown::Deny => Refusal::GroupsUnknown,
                 GroupsUnknown::Unavailable => Refusal::GroupsUnavailable,
-            },
-            Unmet::Scope => Refusal::ScopeMissing(requirement.scopes.join(" ").into()),
-            Unmet::Claim => Refusal::ClaimMismatch,
-        }),
-    }
+            });
+        }
+        Fit::Unmet(unmet) => unmet,
+    };
+    Some(match unmet {
+        Unmet::Source => Refusal::SourceRefused,
+        // Of all else a credential could be the way.
+        _ if identity.is_anonymous() => Refusal::CredentialMissing,
+        Unmet::Group => Refusal::GroupMissing,
+        Unmet::Scope(scopes) => Refusal::ScopeMissing(scopes.join(" ").into()),
+        Unmet::Claim => Refusal::ClaimMismatch,
+        Unmet::Strength(strength) => Refusal::AuthenticationInsufficient {
+            acr_values: strength.acr.join(" ").into(),
+            max_age_s: strength.login_age_max.map(|age| age.as_secs()),
+        },
+        Unmet::Credential | Unmet::Condition => Refusal::ConditionUnmet,
+    })
 }
 
 impl std::fmt::Display for Refusal {
@@ -227,6 +265,11 @@ impl std::fmt::Display for Refusal {
             }
             Refusal::ScopeMissing(scopes) => write!(f, "the token has none of the scopes {scopes}"),
             Refusal::ClaimMismatch => f.write_str("a claim is absent or has another value"),
+            Refusal::SourceRefused => f.write_str("it is for other networks"),
+            Refusal::AuthenticationInsufficient { .. } => {
+                f.write_str("the sign-in was not as strong or as recent as it needs (acr, amr, auth_time)")
+            }
+            Refusal::ConditionUnmet => f.write_str("the caller meets none of its conditions, or one that excludes"),
         }
     }
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::charge::LimitUse;
+use super::host::HostPattern;
 use super::path::PathPattern;
-use crate::identity::settings::ClaimPath;
+use super::requirement::Requirement;
 use crate::identity::{Accepted, GroupId, Identity};
 use crate::request::Request;
 
@@ -15,8 +14,8 @@ use crate::request::Request;
 pub struct Rule {
     /// Its name, for logs, metrics and the `rule` variable.
     pub name: Arc<str>,
-    /// Hosts, lower-cased; any where empty.
-    pub hosts: Vec<String>,
+    /// Hosts; any where empty.
+    pub hosts: Vec<HostPattern>,
     /// Path patterns; any where empty.
     pub paths: Vec<PathPattern>,
     /// Methods, exact; any where empty.
@@ -62,8 +61,19 @@ pub enum Allow {
     Anyone,
     /// Everyone with a verified credential.
     Authenticated,
-    /// Those who meet every part.
-    Require(Requirement),
+    /// Those who meet it.
+    Require(Box<Requirement>),
+}
+
+impl Allow {
+    /// Whether somebody without a credential may pass, if the rest holds.
+    pub fn takes_anyone(&self) -> bool {
+        match self {
+            Allow::Anyone => true,
+            Allow::Authenticated => false,
+            Allow::Require(requirement) => requirement.anyone,
+        }
+    }
 }
 
 /// What a rule says where it needs a group, the caller has not shown to be in it, and not all of their groups are known.
@@ -81,56 +91,6 @@ impl GroupsUnknown {
     /// Both, with the config's word for each.
     pub const NAMES: [(&'static str, GroupsUnknown); 2] =
         [("deny", GroupsUnknown::Deny), ("unavailable", GroupsUnknown::Unavailable)];
-}
-
-/// `{ groups, all_groups, scopes, claims }`: all given parts are required, a list within one part means any of (but
-/// `all_groups`).
-#[derive(Clone, Debug, Default)]
-pub struct Requirement {
-    /// Any of these groups; nothing is required where empty.
-    pub groups: Vec<GroupId>,
-    /// All of these groups.
-    pub all_groups: Vec<GroupId>,
-    /// Any of these scopes; nothing is required where empty.
-    pub scopes: Vec<String>,
-    /// For each claim, any of these values. A claim that is an array has a value if it contains it.
-    pub claims: Vec<(ClaimPath, Vec<Value>)>,
-}
-
-/// Which part of a requirement was not met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmet {
-    /// None of `groups`, or not all of `all_groups`.
-    Group,
-    /// A group is needed and not all the caller's groups are known.
-    GroupsUnknown,
-    /// None of `scopes`.
-    Scope,
-    /// A claim is absent or has another value.
-    Claim,
-}
-
-impl Requirement {
-    /// The first part that `identity` does not meet.
-    pub fn unmet(&self, identity: &Identity) -> Option<Unmet> {
-        let has = |group: &GroupId| identity.groups.contains(*group);
-        let grouped = (self.groups.is_empty() || self.groups.iter().any(has)) && self.all_groups.iter().all(has);
-        if !grouped {
-            // A token that leaves groups out, or a directory that is away, has not shown that the caller lacks this one.
-            return Some(if identity.groups_known { Unmet::Group } else { Unmet::GroupsUnknown });
-        }
-        if !self.scopes.is_empty() && !self.scopes.iter().any(|scope| identity.scopes.contains(scope)) {
-            return Some(Unmet::Scope);
-        }
-        let claimed = self.claims.iter().all(|(path, wanted)| {
-            path.find(&identity.claims).is_some_and(|held| wanted.iter().any(|value| holds(held, value)))
-        });
-        if claimed { None } else { Some(Unmet::Claim) }
-    }
-}
-
-fn holds(held: &Value, wanted: &Value) -> bool {
-    held == wanted || held.as_array().is_some_and(|several| several.contains(wanted))
 }
 
 /// The routing hint: by group in the written order, else the default.
@@ -164,7 +124,7 @@ pub enum Mismatch {
 impl Rule {
     /// Why this rule does not decide the request; `None` where it does. `path` is what [`super::path::read`] gave.
     pub fn mismatch(&self, request: &Request<'_>, path: &[u8]) -> Option<Mismatch> {
-        if !self.hosts.is_empty() && !self.hosts.iter().any(|host| *host == request.host) {
+        if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host.matches(&request.host)) {
             return Some(Mismatch::Host);
         }
         if !self.paths.is_empty() && !self.paths.iter().any(|pattern| pattern.matches(path)) {
@@ -179,7 +139,8 @@ impl Rule {
     /// Whether every request that `later` matches is matched by this rule, so that `later` can never decide.
     pub fn covers(&self, later: &Rule) -> bool {
         let hosts = self.hosts.is_empty()
-            || (!later.hosts.is_empty() && later.hosts.iter().all(|host| self.hosts.contains(host)));
+            || (!later.hosts.is_empty()
+                && later.hosts.iter().all(|host| self.hosts.iter().any(|ours| ours.covers(host))));
         let paths = self.paths.is_empty()
             || (!later.paths.is_empty()
                 && later.paths.iter().all(|path| self.paths.iter().any(|ours| ours.covers(path))));

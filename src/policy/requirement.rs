@@ -1,0 +1,461 @@
+//! What a rule requires of a caller: one tree of conditions, and what is told where it is not met.
+//!
+//! Truth has three values (Kleene): what depends on groups that are not known is neither met nor unmet, and `not` does not
+//! make it either. So nothing that is unknown opens a door, and nothing that is unknown is told to be final.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::clock::Now;
+use crate::identity::settings::ClaimPath;
+use crate::identity::{CredentialKind, GroupId, Identity};
+use crate::request::Request;
+
+/// All given parts are required; a list within one part means any of, but in `all_groups`, `no_groups` and `all`. A part
+/// that is empty requires nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Requirement {
+    /// Whether somebody without a credential can meet it. At the top of a rule only.
+    pub anyone: bool,
+    /// Any of these groups.
+    pub groups: Vec<GroupId>,
+    /// All of these groups.
+    pub all_groups: Vec<GroupId>,
+    /// None of these groups.
+    pub no_groups: Vec<GroupId>,
+    /// Any of these scopes.
+    pub scopes: Vec<String>,
+    /// What each of these claims must be.
+    pub claims: Vec<(ClaimPath, Wanted)>,
+    /// An address in any of these networks.
+    pub src: Vec<IpNet>,
+    /// A credential of any of these kinds.
+    pub credential: Vec<CredentialKind>,
+    /// How well the caller had to prove who they are when they signed in.
+    pub strength: Strength,
+    /// All of these.
+    pub all: Vec<Requirement>,
+    /// Any of these.
+    pub any: Vec<Requirement>,
+    /// Not this.
+    pub not: Option<Box<Requirement>>,
+}
+
+/// What a claim must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wanted {
+    /// Any of these values. A claim that is an array has a value if it contains it.
+    OneOf(Vec<Value>),
+    /// There, with whatever value but `null` (`exists: true`), or not (`exists: false`).
+    There(bool),
+}
+
+/// The circumstances of a sign-in, as the token has them (OpenID Connect Core 1.0, section 2; RFC 9470).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strength {
+    /// Any of these as `acr`.
+    pub acr: Vec<String>,
+    /// Any of these in `amr`.
+    pub amr: Vec<String>,
+    /// `auth_time` is no longer ago.
+    pub login_age_max: Option<Duration>,
+}
+
+/// Whether a requirement is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit<'a> {
+    /// It is.
+    Met,
+    /// It is not.
+    Unmet(Unmet<'a>),
+    /// A group decides, and not all the caller's groups are known.
+    Unknown,
+}
+
+/// Which part is not met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmet<'a> {
+    /// None of `groups`, not all of `all_groups`, or one of `no_groups`.
+    Group,
+    /// None of these scopes.
+    Scope(&'a [String]),
+    /// A claim is absent or has another value.
+    Claim,
+    /// Another network.
+    Source,
+    /// Another kind of credential.
+    Credential,
+    /// The sign-in was too weak or too long ago for this.
+    Strength(&'a Strength),
+    /// None of several ways is open, each for another reason, or one is open that must not be.
+    Condition,
+}
+
+/// A clock of ours or theirs may be wrong by so much: a sign-in that is further ahead is none.
+const LOGIN_AHEAD_MAX_S: i64 = 60;
+
+impl Requirement {
+    /// Whether `identity` meets it with `request`.
+    pub fn fit(&self, request: &Request<'_>, identity: &Identity, now: Now) -> Fit<'_> {
+        // What no credential of the caller's could change is told first; groups come last, since of them alone it can be
+        // unknown whether they are met, and what is surely unmet is told before.
+        let here = self.src.is_empty() || request.src.is_some_and(|src| self.src.iter().any(|net| net.contains(&src)));
+        if !here {
+            return Fit::Unmet(Unmet::Source);
+        }
+        if !self.credential.is_empty() && !self.credential.contains(&identity.credential) {
+            return Fit::Unmet(Unmet::Credential);
+        }
+        let groups = self.groups_fit(identity);
+        if let Fit::Unmet(_) = groups {
+            return groups;
+        }
+        if !self.scopes.is_empty() && !self.scopes.iter().any(|scope| identity.scopes.contains(scope)) {
+            return Fit::Unmet(Unmet::Scope(&self.scopes));
+        }
+        if !self.claims.iter().all(|(path, wanted)| wanted.is_met(path.find(&identity.claims))) {
+            return Fit::Unmet(Unmet::Claim);
+        }
+        if !self.strength.is_met(identity, now) {
+            return Fit::Unmet(Unmet::Strength(&self.strength));
+        }
+        let mut fit = groups;
+        for part in &self.all {
+            fit = fit.and(part.fit(request, identity, now));
+        }
+        if !self.any.is_empty() {
+            fit = fit.and(any(self.any.iter().map(|part| part.fit(request, identity, now))));
+        }
+        if let Some(part) = &self.not {
+            fit = fit.and(match part.fit(request, identity, now) {
+                Fit::Met => Fit::Unmet(Unmet::Condition),
+                Fit::Unmet(_) => Fit::Met,
+                Fit::Unknown => Fit::Unknown,
+            });
+        }
+        fit
+    }
+
+    fn groups_fit(&self, identity: &Identity) -> Fit<'_> {
+        let has = |group: &GroupId| identity.groups.contains(*group);
+        // To be in one that must not be is certain whatever else is not known.
+        if self.no_groups.iter().any(has) {
+            return Fit::Unmet(Unmet::Group);
+        }
+        let shown = (self.groups.is_empty() || self.groups.iter().any(has)) && self.all_groups.iter().all(has);
+        match (shown, identity.groups_known) {
+            // A token that leaves groups out, or a directory that is away, has not shown that the caller is not in one.
+            (true, false) if !self.no_groups.is_empty() => Fit::Unknown,
+            (true, _) => Fit::Met,
+            (false, true) => Fit::Unmet(Unmet::Group),
+            (false, false) => Fit::Unknown,
+        }
+    }
+
+    /// Every group that is named somewhere in it.
+    pub fn groups_named(&self) -> Vec<GroupId> {
+        let own = self.groups.iter().chain(&self.all_groups).chain(&self.no_groups).copied();
+        own.chain(self.parts().flat_map(Requirement::groups_named)).collect()
+    }
+
+    /// The requirements within it.
+    pub fn parts(&self) -> impl Iterator<Item = &Requirement> {
+        self.all.iter().chain(&self.any).chain(self.not.as_deref())
+    }
+}
+
+impl<'a> Fit<'a> {
+    /// Both. What is surely unmet decides, the first of them.
+    fn and(self, other: Fit<'a>) -> Fit<'a> {
+        match (self, other) {
+            (Fit::Unmet(_), _) | (_, Fit::Met) => self,
+            (_, Fit::Unmet(_)) | (Fit::Met, _) => other,
+            (Fit::Unknown, Fit::Unknown) => Fit::Unknown,
+        }
+    }
+}
+
+/// Any of several. Where all are unmet for the same reason, that is it.
+fn any<'a>(fits: impl Iterator<Item = Fit<'a>>) -> Fit<'a> {
+    let mut result = None;
+    for fit in fits {
+        result = Some(match (result, fit) {
+            (_, Fit::Met) => return Fit::Met,
+            (None, fit) => fit,
+            (Some(Fit::Unknown), _) | (_, Fit::Unknown) => Fit::Unknown,
+            (Some(Fit::Unmet(one)), Fit::Unmet(other)) if one == other => fit,
+            _ => Fit::Unmet(Unmet::Condition),
+        });
+    }
+    result.unwrap_or(Fit::Unmet(Unmet::Condition))
+}
+
+impl Wanted {
+    fn is_met(&self, held: Option<&Value>) -> bool {
+        match self {
+            Wanted::OneOf(values) => held.is_some_and(|held| values.iter().any(|value| holds(held, value))),
+            Wanted::There(wanted) => held.is_some_and(|held| !held.is_null()) == *wanted,
+        }
+    }
+}
+
+fn holds(held: &Value, wanted: &Value) -> bool {
+    held == wanted || held.as_array().is_some_and(|several| several.contains(wanted))
+}
+
+impl Strength {
+    /// Whether nothing is required.
+    pub fn is_none(&self) -> bool {
+        *self == Strength::default()
+    }
+
+    fn is_met(&self, identity: &Identity, now: Now) -> bool {
+        let claim = |name: &str| identity.claims.get(name);
+        let is_one_of =
+            |wanted: &[String], held: &Value| held.as_str().is_some_and(|held| wanted.iter().any(|w| w == held));
+        let acr = self.acr.is_empty() || claim("acr").is_some_and(|held| is_one_of(&self.acr, held));
+        let amr = self.amr.is_empty()
+            || claim("amr")
+                .and_then(Value::as_array)
+                .is_some_and(|all| all.iter().any(|held| is_one_of(&self.amr, held)));
+        let recent = self.login_age_max.is_none_or(|age_max| {
+            // A fraction of a second is a number too (RFC 7519, section 2), and rounds down: longer ago.
+            let signed_in = claim("auth_time").and_then(|at| at.as_i64().or_else(|| whole(at.as_f64()?)));
+            signed_in.is_some_and(|at| {
+                let age_s = now.unix_s().saturating_sub(at);
+                age_s >= -LOGIN_AHEAD_MAX_S && age_s <= i64::try_from(age_max.as_secs()).unwrap_or(i64::MAX)
+            })
+        });
+        acr && amr && recent
+    }
+}
+
+/// Whole seconds, where they are a time at all.
+#[allow(clippy::cast_possible_truncation)]
+fn whole(seconds: f64) -> Option<i64> {
+    // Beyond 2^53 no fraction is left to round, and no time.
+    (seconds.abs() < 9_007_199_254_740_992.0).then(|| seconds.floor() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::identity::{GroupSet, Groups};
+
+    const NOW_S: i64 = 1_800_000_000;
+
+    struct Caller {
+        groups: Groups,
+        identity: Identity,
+    }
+
+    /// In `a` and not in `b`, known or not; with these claims.
+    fn caller(known: bool, claims: Value) -> Caller {
+        let groups = Groups::new(["a", "b", "c"].map(|name| (name, Vec::new()))).unwrap();
+        let mut set = GroupSet::default();
+        set.insert(groups.id("a").unwrap());
+        let mut identity = Identity::anonymous();
+        identity.credential = CredentialKind::Jwt;
+        identity.groups = set;
+        identity.groups_known = known;
+        identity.claims = claims.as_object().unwrap().clone();
+        Caller { groups, identity }
+    }
+
+    impl Caller {
+        fn ids(&self, names: &[&str]) -> Vec<GroupId> {
+            names.iter().map(|name| self.groups.id(name).unwrap()).collect()
+        }
+
+        fn any_of(&self, names: &[&str]) -> Requirement {
+            Requirement { groups: self.ids(names), ..Requirement::default() }
+        }
+
+        fn none_of(&self, names: &[&str]) -> Requirement {
+            Requirement { no_groups: self.ids(names), ..Requirement::default() }
+        }
+
+        fn fit<'a>(&self, requirement: &'a Requirement) -> Fit<'a> {
+            let request = Request { src: Some([192, 0, 2, 7].into()), ..Request::default() };
+            requirement.fit(&request, &self.identity, Clock::by_hand(NOW_S.unsigned_abs()).now())
+        }
+    }
+
+    fn not(part: Requirement) -> Requirement {
+        Requirement { not: Some(Box::new(part)), ..Requirement::default() }
+    }
+
+    #[test]
+    fn what_is_unknown_is_neither_met_nor_unmet() {
+        let (sure, unsure) = (caller(true, json!({})), caller(false, json!({})));
+        use Fit::{Met, Unknown, Unmet as No};
+        let condition = No(Unmet::Condition);
+        for (what, requirement, known, unknown) in [
+            ("in a", sure.any_of(&["a"]), Met, Met),
+            ("in b", sure.any_of(&["b"]), No(Unmet::Group), Unknown),
+            ("in a or b", sure.any_of(&["a", "b"]), Met, Met),
+            ("not in a", sure.none_of(&["a"]), No(Unmet::Group), No(Unmet::Group)),
+            ("not in b", sure.none_of(&["b"]), Met, Unknown),
+            ("not: in a", not(sure.any_of(&["a"])), condition, condition),
+            ("not: in b", not(sure.any_of(&["b"])), Met, Unknown),
+            ("not: not in b", not(sure.none_of(&["b"])), condition, Unknown),
+            (
+                "in b, or in a",
+                Requirement { any: vec![sure.any_of(&["b"]), sure.any_of(&["a"])], ..Requirement::default() },
+                Met,
+                Met,
+            ),
+            (
+                "in b, or in c",
+                Requirement { any: vec![sure.any_of(&["b"]), sure.any_of(&["c"])], ..Requirement::default() },
+                No(Unmet::Group),
+                Unknown,
+            ),
+            (
+                "in b, and a scope that is not there",
+                Requirement { scopes: vec!["x".into()], ..sure.any_of(&["b"]) },
+                No(Unmet::Group),
+                No(Unmet::Scope(&["x".to_owned()])),
+            ),
+            (
+                "in b, or from elsewhere",
+                Requirement {
+                    any: vec![
+                        Requirement { src: vec!["10.0.0.0/8".parse().unwrap()], ..Requirement::default() },
+                        sure.any_of(&["b"]),
+                    ],
+                    ..Requirement::default()
+                },
+                condition,
+                Unknown,
+            ),
+        ] {
+            assert_eq!(sure.fit(&requirement), known, "{what}, groups known");
+            assert_eq!(unsure.fit(&requirement), unknown, "{what}, groups unknown");
+        }
+    }
+
+    #[test]
+    fn a_sign_in_must_be_as_strong_and_as_recent_as_asked() {
+        let minutes = |n: u64| Some(Duration::from_secs(60 * n));
+        let acr = Strength { acr: vec!["gold".into(), "silver".into()], ..Strength::default() };
+        let amr = Strength { amr: vec!["hwk".into(), "otp".into()], ..Strength::default() };
+        let recent = Strength { login_age_max: minutes(5), ..Strength::default() };
+        for (what, strength, claims, met) in [
+            ("nothing asked", Strength::default(), json!({}), true),
+            ("one of several", acr.clone(), json!({ "acr": "silver" }), true),
+            ("another", acr.clone(), json!({ "acr": "bronze" }), false),
+            ("none", acr.clone(), json!({}), false),
+            ("a list is no acr", acr, json!({ "acr": ["gold"] }), false),
+            ("among others", amr.clone(), json!({ "amr": ["pwd", "otp"] }), true),
+            ("not among them", amr.clone(), json!({ "amr": ["pwd"] }), false),
+            ("a string is no list", amr, json!({ "amr": "otp" }), false),
+            ("just recent enough", recent.clone(), json!({ "auth_time": NOW_S - 300 }), true),
+            ("a second too long ago", recent.clone(), json!({ "auth_time": NOW_S - 301 }), false),
+            ("half a second too long ago", recent.clone(), json!({ "auth_time": NOW_S as f64 - 300.5 }), false),
+            ("a clock ahead", recent.clone(), json!({ "auth_time": NOW_S + 60 }), true),
+            ("the future", recent.clone(), json!({ "auth_time": NOW_S + 61 }), false),
+            ("beyond every time", recent.clone(), json!({ "auth_time": 1e300 }), false),
+            ("a string is no time", recent.clone(), json!({ "auth_time": NOW_S.to_string() }), false),
+            ("no time at all", recent, json!({}), false),
+        ] {
+            let requirement = Requirement { strength, ..Requirement::default() };
+            let caller = caller(true, claims);
+            assert_eq!(caller.fit(&requirement) == Fit::Met, met, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_there_or_has_a_value() {
+        let path = || ClaimPath::parse("org.plan").unwrap();
+        for (claims, wanted, met) in [
+            (json!({ "org": { "plan": "pro" } }), Wanted::There(true), true),
+            (json!({ "org": { "plan": null } }), Wanted::There(true), false),
+            (json!({}), Wanted::There(true), false),
+            (json!({}), Wanted::There(false), true),
+            (json!({ "org": { "plan": 0 } }), Wanted::There(false), false),
+            (json!({ "org": { "plan": ["pro", "x"] } }), Wanted::OneOf(vec![json!("pro")]), true),
+            (json!({ "org": { "plan": "x" } }), Wanted::OneOf(vec![json!("pro")]), false),
+        ] {
+            let requirement = Requirement { claims: vec![(path(), wanted)], ..Requirement::default() };
+            assert_eq!(caller(true, claims.clone()).fit(&requirement) == Fit::Met, met, "{claims} {requirement:?}");
+        }
+    }
+
+    /// A tree of conditions about groups.
+    fn trees() -> impl Strategy<Value = Tree> {
+        let leaf = (0..3usize, 0..3u8).prop_map(|(group, kind)| Tree::Leaf(group, kind));
+        leaf.prop_recursive(4, 24, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 1..4).prop_map(Tree::All),
+                prop::collection::vec(inner.clone(), 1..4).prop_map(Tree::Any),
+                inner.prop_map(|tree| Tree::Not(Box::new(tree))),
+            ]
+        })
+    }
+
+    #[derive(Clone, Debug)]
+    enum Tree {
+        Leaf(usize, u8),
+        All(Vec<Tree>),
+        Any(Vec<Tree>),
+        Not(Box<Tree>),
+    }
+
+    impl Tree {
+        fn requirement(&self, ids: &[GroupId]) -> Requirement {
+            let several = |parts: &[Tree]| parts.iter().map(|part| part.requirement(ids)).collect();
+            match self {
+                Tree::Leaf(group, 0) => Requirement { groups: vec![ids[*group]], ..Requirement::default() },
+                Tree::Leaf(group, 1) => Requirement { all_groups: vec![ids[*group]], ..Requirement::default() },
+                Tree::Leaf(group, _) => Requirement { no_groups: vec![ids[*group]], ..Requirement::default() },
+                Tree::All(parts) => Requirement { all: several(parts), ..Requirement::default() },
+                Tree::Any(parts) => Requirement { any: several(parts), ..Requirement::default() },
+                Tree::Not(part) => not(part.requirement(ids)),
+            }
+        }
+
+        fn holds(&self, member: [bool; 3]) -> bool {
+            match self {
+                Tree::Leaf(group, 0 | 1) => member[*group],
+                Tree::Leaf(group, _) => !member[*group],
+                Tree::All(parts) => parts.iter().all(|part| part.holds(member)),
+                Tree::Any(parts) => parts.iter().any(|part| part.holds(member)),
+                Tree::Not(part) => !part.holds(member),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
+
+        /// With all groups known a tree is plain logic. With some unknown, what is told holds however it turns out.
+        #[test]
+        fn what_is_said_of_a_part_of_the_groups_holds_for_all_of_them(tree in trees(), shown: [bool; 3]) {
+            let mut caller = caller(true, json!({}));
+            let ids = caller.ids(&["a", "b", "c"]);
+            caller.identity.groups = GroupSet::default();
+            for id in ids.iter().zip(shown).filter_map(|(id, shown)| shown.then_some(*id)) {
+                caller.identity.groups.insert(id);
+            }
+            let requirement = tree.requirement(&ids);
+            prop_assert_eq!(caller.fit(&requirement) == Fit::Met, tree.holds(shown));
+            caller.identity.groups_known = false;
+            let fit = caller.fit(&requirement);
+            for more in 0..8u8 {
+                let really: [bool; 3] = std::array::from_fn(|index| shown[index] || more & 1 << index != 0);
+                match fit {
+                    Fit::Met => prop_assert!(tree.holds(really)),
+                    Fit::Unmet(_) => prop_assert!(!tree.holds(really)),
+                    Fit::Unknown => {}
+                }
+            }
+        }
+    }
+}
