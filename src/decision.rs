@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::identity::{Accepted, CredentialKind, Identity, Rejection};
 use crate::limit::{Budget, Exceeded};
-use crate::policy::{Permit, Refusal};
+use crate::policy::{Permit, Refusal, Shadows};
 
 /// The log target of the one line that each decision has.
 pub const LOG_TARGET: &str = "tollgate::decision";
@@ -38,6 +38,8 @@ pub struct Decision {
     pub dpop_nonce: Option<String>,
     /// The answer was given without a part that was unreachable.
     pub degraded: bool,
+    /// What shadow rules would have said. A credential that was rejected never came to them.
+    pub shadows: Shadows,
     /// What was asked, for the log; `None` where nobody reads it.
     pub summary: Option<Box<Summary>>,
 }
@@ -94,6 +96,7 @@ impl Decision {
             presented: CredentialKind::Anonymous,
             dpop_nonce: None,
             degraded: false,
+            shadows: None,
             summary: None,
         }
     }
@@ -108,6 +111,7 @@ impl Decision {
     pub fn allowed(id: DecisionId, identity: Arc<Identity>, permit: &Permit, budget: Budget) -> Decision {
         let mut decision = Decision::new(id, Reason::Allowed, identity).by(Some(permit.rule()));
         decision.backend = permit.backend().cloned();
+        decision.shadows = permit.shadows().clone();
         decision.budget = budget;
         decision
     }
@@ -116,6 +120,7 @@ impl Decision {
     pub fn throttled(id: DecisionId, identity: Arc<Identity>, permit: &Permit, exceeded: Exceeded) -> Decision {
         let mut decision = Decision::new(id, Reason::LimitExceeded, identity).by(Some(permit.rule()));
         decision.limit = Some(Arc::clone(&exceeded.limit.name));
+        decision.shadows = permit.shadows().clone();
         decision.retry_after = Some(exceeded.retry_after);
         decision.budget = Budget { states: exceeded.states };
         decision

@@ -285,7 +285,9 @@ impl Pipeline {
     /// say `local` are enforced here, each agent its share; the ones that say `allow` are passed over.
     fn uncounted(&self, permit: &Permit, identity: Arc<Identity>, now: Now) -> Decision {
         let mut decision = if permit.charges().iter().any(|charge| charge.limit.on_failure == OnFailure::Deny) {
-            self.decision(Reason::StoreUnavailable, identity, now).by(Some(permit.rule()))
+            let mut decision = self.decision(Reason::StoreUnavailable, identity, now).by(Some(permit.rule()));
+            decision.shadows = permit.shadows().clone();
+            decision
         } else {
             let local: Charges =
                 permit.charges().iter().filter(|charge| charge.limit.on_failure == OnFailure::Local).cloned().collect();
@@ -310,6 +312,7 @@ impl Pipeline {
         let degraded = denial.refusal.is_failure();
         let mut decision = self.decision(Reason::Refused(denial.refusal), identity, now).by(denial.rule.as_ref());
         decision.degraded = degraded;
+        decision.shadows = denial.shadows;
         decision
     }
 

@@ -1,5 +1,6 @@
 //! What an operator sees: log lines and metrics. The only file that knows metric names.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -17,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::decision::{Decision, LOG_TARGET, Summary};
+use crate::decision::{Decision, LOG_TARGET, Reason, Summary};
 
 /// Log lines for people or for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,7 @@ pub struct Telemetry(Arc<Metrics>);
 #[derive(Debug)]
 struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
+    shadows: Family<DecisionLabels, Counter>,
     latency: Histogram,
     trimmed: Counter,
     panics: Counter,
@@ -135,6 +137,7 @@ impl Default for Telemetry {
     fn default() -> Telemetry {
         Telemetry(Arc::new(Metrics {
             decisions: Family::default(),
+            shadows: Family::default(),
             // 10 µs to 164 ms by doubling: the deadline of 40 ms lies well inside.
             latency: Histogram::new(exponential_buckets(10e-6, 2.0, 15)),
             trimmed: Counter::default(),
@@ -166,6 +169,13 @@ impl Telemetry {
         };
         self.0.decisions.get_or_create(&labels).inc();
         self.0.latency.observe(latency.as_secs_f64());
+        let mut shadow = String::new();
+        for shadowed in decision.shadows.iter().flatten() {
+            let reason = shadowed.refusal.clone().map_or(Reason::Allowed, Reason::Refused);
+            let (verdict, rule) = (reason.verdict().name(), Arc::clone(&shadowed.rule));
+            let _ = write!(shadow, "{}{rule}={}", if shadow.is_empty() { "" } else { "," }, reason.code());
+            self.0.shadows.get_or_create(&DecisionLabels { verdict, reason: reason.code(), rule }).inc();
+        }
         let Some(summary) = &decision.summary else { return };
         let identity = &decision.identity;
         tracing::info!(
@@ -188,6 +198,7 @@ impl Telemetry {
             request_id = summary.request_id,
             problem = summary.problem.as_deref().unwrap_or_default(),
             degraded = decision.degraded,
+            shadow,
             latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
             "decision"
         );
@@ -252,6 +263,7 @@ impl Telemetry {
         let metrics = &*self.0;
         let mut registry = Registry::with_prefix("tollgate");
         registry.register("decisions", "Decisions by verdict, reason and rule", metrics.decisions.clone());
+        registry.register("shadow_decisions", "What shadow rules would have decided", metrics.shadows.clone());
         registry.register(
             "decision_duration_seconds",
             "From the NOTIFY's last byte to its ACK being ready",

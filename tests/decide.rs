@@ -227,6 +227,56 @@ fn a_requirement_is_a_tree_and_says_what_is_missing() {
 }
 
 #[test]
+fn a_shadow_rule_says_what_it_would_decide_and_decides_nothing() {
+    let head = POLICY.split("limits:").next().unwrap();
+    let bench = Bench::new(&format!(
+        "{head}limits: {{ none: {{ key: [rule], rate: 1/1h }} }}
+rules:
+  - {{ name: stricter, path: /a, allow: {{ groups: [ops] }}, shadow: true, limits: [none] }}
+  - {{ name: network, path: /a/**, allow: {{ anyone: true, src: 192.0.2.0/24 }}, shadow: true }}
+  - {{ name: a, path: /a, allow: authenticated }}
+  - {{ name: late, path: /a, allow: anyone, shadow: true }}
+  - {{ name: alone, path: /b, allow: anyone, shadow: true }}
+"
+    ));
+    let ops = bench.token(json!({ "groups": ["platform-ops"] }));
+    let carol = bench.token(json!({}));
+    for (path, token, reason, shadows) in [
+        ("/a", Some(&ops), "allowed", "stricter=allowed network=allowed"),
+        ("/a", Some(&ops), "allowed", "stricter=allowed network=allowed"),
+        ("/a", Some(&carol), "allowed", "stricter=group_missing network=allowed"),
+        ("/a", None, "credential_missing", "stricter=credential_missing network=allowed"),
+        ("/b", Some(&carol), "no_rule", "alone=allowed"),
+        ("/a/x", Some(&carol), "no_rule", "network=allowed"),
+        ("/c", Some(&carol), "no_rule", ""),
+    ] {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let mut payload = BytesMut::new();
+        request_payload(
+            &[
+                ("method", TypedData::Str(b"GET")),
+                ("path", TypedData::Str(path.as_bytes())),
+                ("src", TypedData::Ipv4([192, 0, 2, 7].into())),
+                ("authorization", authorization.as_ref().map_or(TypedData::Null, |v| TypedData::Str(v.as_bytes()))),
+            ],
+            &mut payload,
+        );
+        let decision = bench.decide(&Messages::decode(&payload).unwrap());
+        let said: Vec<_> = decision
+            .shadows
+            .iter()
+            .flatten()
+            .map(|shadowed| {
+                let reason = shadowed.refusal.clone().map_or(Reason::Allowed, Reason::Refused);
+                format!("{}={}", shadowed.rule, reason.code())
+            })
+            .collect();
+        assert_eq!((decision.reason.code(), said.join(" ")), (reason, shadows.to_owned()), "{path}");
+        assert_eq!(decision.rule.as_deref(), (path == "/a").then_some("a"), "{path}");
+    }
+}
+
+#[test]
 fn a_credential_is_looked_at_unless_the_rule_says_otherwise() {
     let bench = Bench::new(POLICY);
     let told = bench.request("GET a.example/healthz", Some("abc"));

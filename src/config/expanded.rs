@@ -287,6 +287,9 @@ impl Config {
         put(out, format_args!("    credentials: {}\n", list(credentials)));
         put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
         put(out, format_args!("    ignore_credentials: {}\n", rule.ignore_credentials));
+        if rule.shadow {
+            *out += "    shadow: true\n";
+        }
         put(out, format_args!("    identity_unavailable: {}\n", word(rule.identity_unavailable, Unavailable::NAMES)));
     }
 

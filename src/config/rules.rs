@@ -31,7 +31,8 @@ pub(super) fn read(at: &At<'_>, names: Names<'_>) -> Vec<Rule> {
     let mut taken: Vec<(&str, u32)> = Vec::new();
     for at in at.list("a list of rules").unwrap_or_default() {
         let Some(rule) = rule(&at, names, &mut taken) else { continue };
-        if let Some((earlier_at, earlier)) = rules.iter().find(|(_, earlier)| earlier.covers(&rule)) {
+        if let Some((earlier_at, earlier)) = rules.iter().find(|(_, earlier)| !earlier.shadow && earlier.covers(&rule))
+        {
             at.warn(format!(
                 "rule `{}` can never match: every request it is for is decided by `{}` (line {}) before it",
                 rule.name, earlier.name, earlier_at.place.line
@@ -75,6 +76,7 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         None => Some(Unavailable::default()),
         Some(at) => choice(at, "what a rule can do then", Unavailable::NAMES),
     };
+    let shadow = section.take("shadow").and_then(|at| at.boolean()).unwrap_or(false);
     let ignore_at = section.take("ignore_credentials");
     let ignore_credentials = ignore_at.as_ref().and_then(At::boolean).unwrap_or(false);
     section.finish();
@@ -95,6 +97,7 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> O
         paths,
         methods,
         allow: allow?,
+        shadow,
         credentials: credentials?,
         ignore_credentials,
         groups_unknown: groups_unknown?,

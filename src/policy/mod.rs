@@ -13,6 +13,8 @@ pub mod rule;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::clock::Now;
 use crate::identity::{Accepted, Identity};
 use crate::limit::Charges;
@@ -38,6 +40,8 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Matched<'a> {
     rule: Option<&'a Rule>,
+    /// Rules that would have decided, were they not shadows; in order.
+    shadows: SmallVec<[&'a Rule; 2]>,
     credentials: &'a Accepted,
     path: Cow<'a, [u8]>,
 }
@@ -48,6 +52,19 @@ pub struct Permit {
     rule: Arc<str>,
     charges: Charges,
     backend: Option<Arc<str>>,
+    shadows: Shadows,
+}
+
+/// What each shadow rule that matched would have said; nothing where there was none, which costs nothing.
+pub type Shadows = Option<Box<[Shadowed]>>;
+
+/// What a rule would have said, had it decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadowed {
+    /// The shadow rule.
+    pub rule: Arc<str>,
+    /// Why it would have refused; `None` where it would have let the caller through.
+    pub refusal: Option<Refusal>,
 }
 
 impl Permit {
@@ -65,6 +82,11 @@ impl Permit {
     pub fn charges(&self) -> &Charges {
         &self.charges
     }
+
+    /// What shadow rules would have said.
+    pub fn shadows(&self) -> &Shadows {
+        &self.shadows
+    }
 }
 
 /// The policy does not let a request through.
@@ -74,6 +96,8 @@ pub struct Denial {
     pub rule: Option<Arc<str>>,
     /// Why.
     pub refusal: Refusal,
+    /// What shadow rules would have said.
+    pub shadows: Shadows,
 }
 
 /// Why the policy refuses.
@@ -129,10 +153,18 @@ impl Policy {
             }
             Err(ambiguity) => {
                 trace.step(STAGE, Outcome::Fail, || format!("the path {ambiguity}, so it is refused before any rule"));
-                return Err(Denial { rule: None, refusal: Refusal::PathAmbiguous(ambiguity) });
+                return Err(Denial { rule: None, refusal: Refusal::PathAmbiguous(ambiguity), shadows: None });
             }
         };
+        let mut shadows = SmallVec::new();
         let rule = self.rules.iter().find(|rule| match rule.mismatch(request, &path) {
+            None if rule.shadow => {
+                trace.step(STAGE, Outcome::Note, || {
+                    format!("rule `{}` matches, and only says what it would decide", rule.name)
+                });
+                shadows.push(*rule);
+                false
+            }
             None => {
                 trace.step(STAGE, Outcome::Pass, || format!("rule `{}` matches, and so decides", rule.name));
                 true
@@ -153,7 +185,7 @@ impl Policy {
             trace.step(STAGE, Outcome::Note, || "no rule matches".to_owned());
         }
         let credentials = rule.map_or(&self.credentials, |rule| &rule.credentials);
-        Ok(Matched { rule, credentials, path })
+        Ok(Matched { rule, shadows, credentials, path })
     }
 }
 
@@ -186,13 +218,14 @@ impl Matched<'_> {
         now: Now,
         trace: &mut Trace,
     ) -> Result<Permit, Denial> {
+        let shadows = self.shadowed(request, identity, now, trace);
         let Some(rule) = self.rule else {
             trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
-            return Err(Denial { rule: None, refusal: Refusal::NoRule });
+            return Err(Denial { rule: None, refusal: Refusal::NoRule, shadows });
         };
         if let Some(refusal) = refusal(rule, request, identity, now) {
             trace.step(STAGE, Outcome::Fail, || format!("rule `{}`: {refusal}", rule.name));
-            return Err(Denial { rule: Some(Arc::clone(&rule.name)), refusal });
+            return Err(Denial { rule: Some(Arc::clone(&rule.name)), refusal, shadows });
         }
         trace.step(STAGE, Outcome::Pass, || format!("rule `{}` lets the caller through", rule.name));
         let charges = rule
@@ -215,7 +248,22 @@ impl Matched<'_> {
             })
             .collect();
         let backend = rule.backend.as_ref().and_then(|backend| backend.choose(identity)).cloned();
-        Ok(Permit { rule: Arc::clone(&rule.name), charges, backend })
+        Ok(Permit { rule: Arc::clone(&rule.name), charges, backend, shadows })
+    }
+
+    fn shadowed(&self, request: &Request<'_>, identity: &Identity, now: Now, trace: &mut Trace) -> Shadows {
+        if self.shadows.is_empty() {
+            return None;
+        }
+        let said = self.shadows.iter().map(|rule| {
+            let refusal = refusal(rule, request, identity, now);
+            trace.step(STAGE, Outcome::Note, || match &refusal {
+                None => format!("shadow rule `{}` would let the caller through", rule.name),
+                Some(refusal) => format!("shadow rule `{}` would refuse: {refusal}", rule.name),
+            });
+            Shadowed { rule: Arc::clone(&rule.name), refusal }
+        });
+        Some(said.collect())
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Rule {
     pub methods: Vec<String>,
     /// Who may pass.
     pub allow: Allow,
+    /// Whether it only says what it would decide (`shadow: true`): the rules after it decide.
+    pub shadow: bool,
     /// Which kinds of credential are taken, and in which order.
     pub credentials: Accepted,
     /// Whether credentials are not even looked at (`ignore_credentials: true`).
