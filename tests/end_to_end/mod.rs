@@ -1,9 +1,10 @@
 //! Real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` unmodified.
 //!
 //! `who` (tokens and identity headers), `bound` (tokens whose bearer proves to hold a key), `opaque` (tokens that their
-//! issuer is asked about), `directories` (LDAP passwords, groups that no token has), `limits` (memory and Redis),
-//! `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back), `rolling` (agents that are
-//! restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of it).
+//! issuer is asked about), `directories` (LDAP passwords, groups that no token has), `requirements` (what else rules ask
+//! for), `limits` (memory and Redis), `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back),
+//! `rolling` (agents that are restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of
+//! it).
 
 mod api_keys;
 mod bound;
@@ -12,6 +13,7 @@ mod directories;
 mod faults;
 mod limits;
 mod opaque;
+mod requirements;
 mod revoking;
 mod rolling;
 mod secrets;
