@@ -25,6 +25,11 @@ impl App {
     }
 
     pub async fn start_on(port: u16) -> App {
+        App::start_module("app:app", port).await
+    }
+
+    /// Another application of tests/support/app.
+    pub async fn start_module(module: &str, port: u16) -> App {
         let folder = folder();
         let python = root().join(".venv/bin/python");
         let port_text = port.to_string();
@@ -32,7 +37,7 @@ impl App {
             python.to_str().unwrap(),
             "-m",
             "uvicorn",
-            "app:app",
+            module,
             "--app-dir",
             "tests/support/app",
             "--host",
