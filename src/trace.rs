@@ -41,6 +41,11 @@ impl Trace {
         Trace(Some(Vec::new()))
     }
 
+    /// Whether steps are recorded.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Records a step; `text` is called only when the trace is on.
     pub fn step(&mut self, stage: &'static str, outcome: Outcome, text: impl FnOnce() -> String) {
         if let Some(steps) = &mut self.0 {

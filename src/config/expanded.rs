@@ -43,7 +43,7 @@ impl Config {
             self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));
         }
         out += "\nrules:\n";
-        self.policy.rules.iter().for_each(|rule| self.rule(&mut out, rule));
+        self.policy.rules().iter().for_each(|rule| self.rule(&mut out, rule));
         let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
         put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
         let credentials = self.policy.credentials.kinds().iter().map(|kind| kind.name());

@@ -29,7 +29,7 @@ impl Config {
             facts.extend(self.bounds(limit));
             facts.extend(self.address_fallback(limit));
         }
-        let rules = self.policy.rules.len();
+        let rules = self.policy.rules().len();
         facts.push(format!(
             "{rules} {}; a request that none matches is denied",
             if rules == 1 { "rule" } else { "rules" }
@@ -160,7 +160,7 @@ impl Config {
             return None;
         }
         let uses = || {
-            self.policy.rules.iter().filter(|rule| rule.limits.iter().any(|used| used.limit.name == limit.limit.name))
+            self.policy.rules().iter().filter(|rule| rule.limits.iter().any(|used| used.limit.name == limit.limit.name))
         };
         let open: Vec<&str> =
             uses().filter(|rule| matches!(rule.allow, Allow::Anyone)).map(|rule| &*rule.name).collect();
@@ -200,7 +200,7 @@ fn calendar(quota: Quota) -> &'static str {
 /// The groups that a rule, a tier or a backend names.
 pub(super) fn groups_used<'a>(policy: &Policy, limits: impl Iterator<Item = &'a LimitUse>) -> GroupSet {
     let mut used = GroupSet::default();
-    for rule in &policy.rules {
+    for rule in policy.rules() {
         if let Allow::Require(requirement) = &rule.allow {
             requirement.groups_named().into_iter().for_each(|group| used.insert(group));
         }

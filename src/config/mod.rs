@@ -43,7 +43,7 @@ use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
 use crate::policy::Policy;
 use crate::policy::charge::LimitUse;
-use crate::policy::rule::{Allow, Rule};
+use crate::policy::rule::Rule;
 use crate::secret::SecretSource;
 use crate::server::settings::{AdminSettings, SpopSettings};
 use counters::WrittenRedis;
@@ -214,13 +214,13 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let tests = tests_at.map(|at| policy_tests::read(&at, &issuer_names, &members)).unwrap_or_default();
     top.finish();
 
-    let policy = Policy { rules, allow_ambiguous_paths, credentials };
-    if issuer_names.is_empty() && policy.rules.iter().any(|rule| !matches!(rule.allow, Allow::Anyone)) {
+    let policy = Policy::new(rules, allow_ambiguous_paths, credentials);
+    if issuer_names.is_empty() && policy.rules().iter().any(|rule| !rule.allow.takes_anyone()) {
         root.warn("there are no `issuers:`, so nobody can pass a rule that is not `allow: anyone`");
     }
     for limit in &limits {
         let used = |rule: &Rule| rule.limits.iter().any(|used| *used.limit.name == *limit.name);
-        if !policy.rules.iter().any(used) {
+        if !policy.rules().iter().any(used) {
             limit.at.warn(format!("no rule uses the limit `{}`", limit.name));
         }
     }

@@ -77,7 +77,7 @@ fn no_secret_is_in_what_check_prints() {
              `beta_` as client true, and believed for 10s",
         ]
     );
-    let kinds: Vec<_> = asked.policy.rules.iter().map(|rule| rule.credentials.kinds().to_vec()).collect();
+    let kinds: Vec<_> = asked.policy.rules().iter().map(|rule| rule.credentials.kinds().to_vec()).collect();
     assert_eq!(
         kinds,
         [
@@ -189,7 +189,7 @@ fn the_example_means_what_it_says() {
     );
     assert_eq!(config.identity.issuers[0].claims.user.to_string(), "preferred_username");
     assert_eq!(config.tests.len(), 2);
-    assert_eq!(config.policy.rules[2].limits.len(), 2);
+    assert_eq!(config.policy.rules()[2].limits.len(), 2);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Request, Identity -> Permit | Denial: may they?
 //!
-//! Reading order: `path` (which path the application will see), `host`, `rule` (who decides), `requirement` (whom it lets
+//! Reading order: `path` (which path the application will see), `host`, `rule` (who decides), `index` (the same, fast), `requirement` (whom it lets
 //! through), `charge` (what is counted for those who may). The first rule that matches by host, path and method decides; nothing
 //! matched is a denial.
 
 pub mod charge;
 pub mod host;
+pub mod index;
 pub mod path;
 pub mod requirement;
 pub mod rule;
@@ -20,6 +21,7 @@ use crate::identity::{Accepted, Identity};
 use crate::limit::Charges;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
+use index::Index;
 use path::Ambiguity;
 use requirement::{Fit, Unmet};
 use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable};
@@ -28,7 +30,8 @@ use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable};
 #[derive(Debug, Default)]
 pub struct Policy {
     /// First match wins.
-    pub rules: Vec<Rule>,
+    rules: Vec<Rule>,
+    index: Index,
     /// `ambiguous_paths: allow`: paths that can be read in two ways are matched as decoded once, instead of refused.
     pub allow_ambiguous_paths: bool,
     /// The kinds of credential that are looked at where no rule matched: whoever is known is then told that nothing
@@ -140,6 +143,16 @@ impl Refusal {
 }
 
 impl Policy {
+    /// Compiles `rules`.
+    pub fn new(rules: Vec<Rule>, allow_ambiguous_paths: bool, credentials: Accepted) -> Policy {
+        Policy { index: Index::new(&rules), rules, allow_ambiguous_paths, credentials }
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// Finds the rule that decides. Identity has no part in it, so that a rule can say that credentials are not looked
     /// at.
     pub fn find<'a>(&'a self, request: &'a Request<'_>, trace: &mut Trace) -> Result<Matched<'a>, Denial> {
@@ -156,13 +169,17 @@ impl Policy {
                 return Err(Denial { rule: None, refusal: Refusal::PathAmbiguous(ambiguity), shadows: None });
             }
         };
-        let mut shadows = SmallVec::new();
-        let rule = self.rules.iter().find(|rule| match rule.mismatch(request, &path) {
+        let mut shadows: SmallVec<[&Rule; 2]> = SmallVec::new();
+        let trace_is_on = trace.is_on();
+        let mut decides = |rule: &&'a Rule| match rule.mismatch(request, &path) {
             None if rule.shadow => {
                 trace.step(STAGE, Outcome::Note, || {
                     format!("rule `{}` matches, and only says what it would decide", rule.name)
                 });
-                shadows.push(*rule);
+                // A candidate of two tables comes up twice.
+                if shadows.last().is_none_or(|last| !std::ptr::eq(*last, *rule)) {
+                    shadows.push(*rule);
+                }
                 false
             }
             None => {
@@ -180,7 +197,14 @@ impl Policy {
                 });
                 false
             }
-        });
+        };
+        // Whoever wants to know why is told of each rule in turn.
+        let rule = if trace_is_on {
+            self.rules.iter().find(&mut decides)
+        } else {
+            let candidates = self.index.candidates(&request.host, &path);
+            candidates.filter_map(|place| self.rules.get(place)).find(&mut decides)
+        };
         if rule.is_none() {
             trace.step(STAGE, Outcome::Note, || "no rule matches".to_owned());
         }

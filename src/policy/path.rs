@@ -166,6 +166,14 @@ impl PathPattern {
         self.rest || parts.next().is_none()
     }
 
+    /// The segments before the first wildcard.
+    pub fn literal_prefix(&self) -> impl Iterator<Item = &[u8]> {
+        self.segments.iter().map_while(|segment| match segment {
+            Segment::Literal(literal) => Some(literal.as_slice()),
+            Segment::One => None,
+        })
+    }
+
     /// Whether everything that `other` matches is matched by this one, so that a later rule with `other` is never
     /// reached.
     pub fn covers(&self, other: &PathPattern) -> bool {

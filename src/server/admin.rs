@@ -128,7 +128,7 @@ async fn status(State(state): State<Arc<Guarded>>, headers: HeaderMap) -> Respon
     let pipeline = admin.live.pipeline();
     let (ready, parts) = readiness(admin);
     let uptime = admin.clock.now().instant().saturating_duration_since(admin.started.instant());
-    let rules: Vec<_> = pipeline.policy.rules.iter().map(|rule| &*rule.name).collect();
+    let rules: Vec<_> = pipeline.policy.rules().iter().map(|rule| &*rule.name).collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": uptime.as_secs(),
