@@ -6,13 +6,14 @@
 //! a DPoP proof (ES256) takes beside a token that is known.
 //!
 //! `api key` and `certificate` are the look-ups of callers without a token, `constant time` whether the time that one takes
-//! says anything about a key.
+//! says anything about a key. `rules` is a decision by the last of so many rules.
 //!
 //! The work: an ES256 token of about 900 bytes, verified once and then cached; issuer, audience and group rule; one
 //! per-user limit. `make bench` runs them; figures worth keeping go into docs/performance.md, as ratios.
 
 mod constant_time;
 mod credentials;
+mod rules;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -307,5 +308,5 @@ fn verify(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages, limit, verify, credentials::credentials, constant_time::api_keys);
+criterion_group!(benches, stages, limit, verify, credentials::credentials, rules::rules, constant_time::api_keys);
 criterion_main!(benches);

@@ -61,13 +61,18 @@ impl ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
+        // A mistake that a generator makes is made in every rule.
+        const SHOWN_MAX: usize = 50;
+        for (index, problem) in self.problems.iter().take(SHOWN_MAX).enumerate() {
             if index > 0 {
                 f.write_str("\n\n")?;
             }
             problem.describe(&self.file, f)?;
         }
-        Ok(())
+        match self.problems.len().saturating_sub(SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, "\n\n{more} more mistakes are not shown"),
+        }
     }
 }
 

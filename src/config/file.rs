@@ -59,8 +59,8 @@ pub(super) struct SyntaxError {
 impl Node {
     /// Reads the one document of `text`.
     pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
-        // What the library allows; 1 MiB of text does not come near.
-        Node::parse_list(text, 250_000)
+        // Ten thousand rules of a hundred nodes each.
+        Node::parse_list(text, 1_000_000)
     }
 
     /// The same for a long list, of `nodes_max` nodes at most.

@@ -1,5 +1,6 @@
 //! `rules:`: which requests, who may, what it costs, and where to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::file::Kind;
@@ -10,6 +11,7 @@ use super::requirement;
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::host::HostPattern;
+use crate::policy::index::Index;
 use crate::policy::path::PathPattern;
 use crate::policy::rule::{Allow, Backend, GroupsUnknown, Rule, Unavailable};
 
@@ -27,32 +29,38 @@ pub(super) struct Names<'a> {
 
 /// Reads `rules:`; those without a mistake.
 pub(super) fn read(at: &At<'_>, names: Names<'_>) -> Vec<Rule> {
-    let mut rules: Vec<(At<'_>, Rule)> = Vec::new();
-    let mut taken: Vec<(&str, u32)> = Vec::new();
-    for at in at.list("a list of rules").unwrap_or_default() {
-        let Some(rule) = rule(&at, names, &mut taken) else { continue };
-        if let Some((earlier_at, earlier)) = rules.iter().find(|(_, earlier)| !earlier.shadow && earlier.covers(&rule))
-        {
+    let mut taken: HashMap<&str, u32> = HashMap::new();
+    let read = at.list("a list of rules").unwrap_or_default().into_iter();
+    let (places, rules): (Vec<_>, Vec<_>) =
+        read.filter_map(|at| rule(&at, names, &mut taken).map(|rule| (at, rule))).unzip();
+    let index = Index::new(&rules);
+    for (place, (at, rule)) in places.iter().zip(&rules).enumerate() {
+        // What covers a rule matches any one request that it is for.
+        let (host, path) = rule.example();
+        let earlier = index.candidates(&host, path.as_bytes()).take_while(|earlier| *earlier < place);
+        let mut earlier = earlier.filter_map(|earlier| Some((places.get(earlier)?, rules.get(earlier)?)));
+        if let Some((earlier_at, earlier)) = earlier.find(|(_, earlier)| !earlier.shadow && earlier.covers(rule)) {
             at.warn(format!(
                 "rule `{}` can never match: every request it is for is decided by `{}` (line {}) before it",
                 rule.name, earlier.name, earlier_at.place.line
             ));
         }
-        rules.push((at, rule));
     }
-    rules.into_iter().map(|(_, rule)| rule).collect()
+    rules
 }
 
-fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut Vec<(&'a str, u32)>) -> Option<Rule> {
+fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut HashMap<&'a str, u32>) -> Option<Rule> {
     let mut section = at.section("a map with `name:` and `allow:`")?;
     let name_at = section.need("name", "api");
     let name = name_at.as_ref().and_then(|at| at.name("a rule"));
     if let (Some(name), Some(at)) = (name, name_at) {
-        match taken.iter().find(|(known, _)| *known == name) {
-            Some((_, line)) => {
+        match taken.get(name) {
+            Some(line) => {
                 at.refuse(format!("`{name}` is also the name of the rule on line {line}"), "a name of its own")
             }
-            None => taken.push((name, at.place.line)),
+            None => {
+                taken.insert(name, at.place.line);
+            }
         }
     }
     let hosts =

@@ -294,3 +294,17 @@ fn yaml_files(name: &str) -> Vec<PathBuf> {
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(name)
 }
+
+#[test]
+fn ten_thousand_rules_load_and_of_as_many_mistakes_a_few_are_shown() {
+    let rules = |count: usize, allow: &str| {
+        let rule =
+            |n| format!("- {{ name: r{n}, host: h{}.example, path: /v1/p{}/**, allow: {allow} }}\n", n / 100, n % 100);
+        "rules:\n".to_owned() + &(0..count).map(rule).collect::<String>()
+    };
+    let config = parse(&rules(10_000, "anyone"), Path::new("tollgate.yaml")).unwrap();
+    assert_eq!((config.policy.rules().len(), config.warnings.len()), (10_000, 0));
+    let errors = parse(&rules(1000, "anybody"), Path::new("tollgate.yaml")).unwrap_err().to_string();
+    assert!(errors.ends_with("950 more mistakes are not shown"), "{}", &errors[errors.len() - 200..]);
+    assert!(errors.matches("does not say who may pass").count() == 50);
+}

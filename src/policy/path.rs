@@ -166,6 +166,11 @@ impl PathPattern {
         self.rest || parts.next().is_none()
     }
 
+    /// One path that matches.
+    pub fn example(&self) -> String {
+        self.text.replace("**", "x").replace('*', "x")
+    }
+
     /// The segments before the first wildcard.
     pub fn literal_prefix(&self) -> impl Iterator<Item = &[u8]> {
         self.segments.iter().map_while(|segment| match segment {

@@ -138,6 +138,16 @@ impl Rule {
         None
     }
 
+    /// The host and the path of one request that it matches.
+    pub fn example(&self) -> (String, String) {
+        let host = match self.hosts.first() {
+            None => String::new(),
+            Some(HostPattern::Exact(name)) => name.clone(),
+            Some(HostPattern::Below(domain)) => format!("x.{domain}"),
+        };
+        (host, self.paths.first().map_or("/".to_owned(), PathPattern::example))
+    }
+
     /// Whether every request that `later` matches is matched by this rule, so that `later` can never decide.
     pub fn covers(&self, later: &Rule) -> bool {
         let hosts = self.hosts.is_empty()
