@@ -169,7 +169,7 @@ fn run(pipeline: &Pipeline, test: &PolicyTest) -> Result<Explanation, Failure> {
     };
     let url = Url::parse(&test.url).map_err(|error| Failure::text(format!("line {}: {error}", test.line)))?;
     let question =
-        Question { method: test.method.clone(), url, typed: test.url.clone(), shown: Shown::default(), src: None };
+        Question { method: test.method.clone(), url, typed: test.url.clone(), shown: Shown::default(), src: test.src };
     Ok(explain::rehearse(pipeline, &question, caller, now))
 }
 

@@ -367,6 +367,9 @@ impl Config {
                 }
             }
             put(out, format_args!("    request: {}\n", text(&format!("{} {}", test.method, test.url))));
+            if let Some(src) = test.src {
+                put(out, format_args!("    src: {}\n", text(&src.to_string())));
+            }
             put(out, format_args!("    expect: {}\n", test.expect));
         }
     }

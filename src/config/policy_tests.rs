@@ -1,6 +1,7 @@
 //! `tests:`: what the policy must answer, written beside it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub struct PolicyTest {
     pub method: String,
     /// An absolute `http:` or `https:` URL, as written: its path may well be one that has to be refused.
     pub url: String,
+    /// The client's address; none where `None`, and then no network is the client's.
+    pub src: Option<IpAddr>,
     /// What must come of it.
     pub expect: Expectation,
     /// Its line in the config.
@@ -89,10 +92,12 @@ fn test(at: &At<'_>, issuers: &[String], groups: &[Membership]) -> Option<Policy
     let mut section = at.section("a map with `as:`, `request:` and `expect:`")?;
     let caller = section.need("as", "anonymous").and_then(|at| caller(&at, issuers, groups));
     let request = section.need("request", "GET https://api.example/x").and_then(|at| request(&at));
+    let src = section.take("src").map(|at| at.parsed("an address", SRC, |text| text.parse().ok()));
     let expect = section.need("expect", "allow").and_then(|at| expectation(&at));
     section.finish();
     let (method, url) = request?;
-    Some(PolicyTest { caller: caller?, method, url, expect: expect?, line: at.place.line })
+    let src = src.map_or(Some(None), |src| src.map(Some))?;
+    Some(PolicyTest { caller: caller?, method, url, src, expect: expect?, line: at.place.line })
 }
 
 fn caller(at: &At<'_>, issuers: &[String], groups: &[Membership]) -> Option<TestCaller> {
@@ -187,6 +192,7 @@ fn expectation(at: &At<'_>) -> Option<Expectation> {
     parsed
 }
 
+const SRC: &str = "the client's address, such as `10.1.2.3`";
 const AS: &str = "`anonymous`, or a map with `issuer`, `groups`, `scopes`, `user`, `claims`";
 const EXPECT: &str = "one of: allow, challenge, deny, throttle, error; or a status: 200, 400, 401, 403, 429, 503";
 const REQUEST: &str = "a method and an absolute URL: `GET https://api.example/x`";

@@ -15,11 +15,7 @@ use crate::policy::requirement::{Requirement, Strength, Wanted};
 pub(super) fn read(at: &At<'_>, names: Names<'_>) -> Option<Requirement> {
     let mut section = at.section(REQUIREMENT)?;
     let anyone = section.take("anyone").and_then(|at| at.boolean()).unwrap_or(false);
-    let requirement = parts(section, names);
-    if requirement.is_none() && anyone {
-        return None;
-    }
-    requirement.map(|requirement| Requirement { anyone, ..requirement })
+    Some(Requirement { anyone, ..parts(section, names)? })
 }
 
 /// Reads what is left of it.
