@@ -24,6 +24,10 @@ pub struct Decision {
     pub identity: Arc<Identity>,
     /// The routing hint.
     pub backend: Option<Arc<str>>,
+    /// What requests have in common that should go to the same server.
+    pub sticky: Option<Box<str>>,
+    /// Where a browser is to be sent to sign in.
+    pub location: Option<String>,
     /// What is left of each limit; empty where nothing was counted or the count is not the shared one.
     pub budget: Budget,
     /// The limit that was hit.
@@ -89,6 +93,8 @@ impl Decision {
             rule: None,
             identity,
             backend: None,
+            sticky: None,
+            location: None,
             budget: Budget::default(),
             limit: None,
             retry_after: None,
@@ -111,6 +117,7 @@ impl Decision {
     pub fn allowed(id: DecisionId, identity: Arc<Identity>, permit: &Permit, budget: Budget) -> Decision {
         let mut decision = Decision::new(id, Reason::Allowed, identity).by(Some(permit.rule()));
         decision.backend = permit.backend().cloned();
+        decision.sticky = permit.sticky().map(Box::from);
         decision.shadows = permit.shadows().clone();
         decision.budget = budget;
         decision
@@ -147,7 +154,7 @@ impl Verdict {
 
 impl Reason {
     /// Every code but those of [`Rejection`].
-    pub const CODES: [&'static str; 17] = [
+    pub const CODES: [&'static str; 19] = [
         "allowed",
         "path_ambiguous",
         "no_rule",
@@ -158,8 +165,10 @@ impl Reason {
         "scope_missing",
         "claim_unmet",
         "source_refused",
+        "time_refused",
         "authentication_insufficient",
         "condition_unmet",
+        "condition_failed",
         "limit_exceeded",
         "store_unavailable",
         "deadline_exceeded",
@@ -203,7 +212,9 @@ impl Reason {
                 Refusal::ClaimMismatch => "claim_unmet",
                 Refusal::SourceRefused => "source_refused",
                 Refusal::AuthenticationInsufficient { .. } => "authentication_insufficient",
+                Refusal::TimeRefused => "time_refused",
                 Refusal::ConditionUnmet => "condition_unmet",
+                Refusal::ConditionFailed(_) => "condition_failed",
             },
             Reason::LimitExceeded => "limit_exceeded",
             Reason::StoreUnavailable => "store_unavailable",
@@ -318,7 +329,9 @@ mod tests {
             Refusal::ClaimMismatch,
             Refusal::SourceRefused,
             Refusal::AuthenticationInsufficient { acr_values: "".into(), max_age_s: None },
+            Refusal::TimeRefused,
             Refusal::ConditionUnmet,
+            Refusal::ConditionFailed("".into()),
         ];
         let mut reasons = vec![
             Reason::Allowed,

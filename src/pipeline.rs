@@ -313,6 +313,7 @@ impl Pipeline {
         let mut decision = self.decision(Reason::Refused(denial.refusal), identity, now).by(denial.rule.as_ref());
         decision.degraded = degraded;
         decision.shadows = denial.shadows;
+        decision.location = denial.location;
         decision
     }
 

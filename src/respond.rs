@@ -59,6 +59,8 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
         }
     };
     some_text("backend", decision.backend.as_deref().unwrap_or_default(), Weight::May);
+    some_text("sticky", decision.sticky.as_deref().unwrap_or_default(), Weight::May);
+    some_text("location", decision.location.as_deref().unwrap_or_default(), Weight::May);
     some_text("rule", decision.rule.as_deref().unwrap_or_default(), Weight::Why);
     some_text("limit", decision.limit.as_deref().unwrap_or_default(), Weight::Why);
     some_text("decision_id", decision.id.as_str(), Weight::Why);
@@ -175,8 +177,8 @@ const PROOF_ALGORITHMS: &str = "ES256 ES384 ES512 EdDSA PS256 PS384 PS512 RS256 
 
 const EMPTY: TypedData<'static> = TypedData::Str(b"");
 
-/// The variables of design.md, section 1.3.
-const VARIABLES_MAX: usize = 24;
+/// The variables of README.md, and room for more.
+const VARIABLES_MAX: usize = 28;
 
 /// Rounded up: a caller that waits this long is never early.
 fn whole_seconds(duration: std::time::Duration) -> i64 {

@@ -52,6 +52,19 @@ fn the_haproxy_lines_in_the_readme_are_the_shipped_ones() {
 }
 
 #[test]
+fn the_names_of_expressions_are_listed() {
+    use tollgate::policy::condition::{FUNCTIONS, MACROS, NAMES};
+    let text = fs::read_to_string(root().join("docs/policy.md")).unwrap();
+    let table: Vec<_> = text.lines().skip_while(|line| !line.starts_with("| name | type |")).skip(2).collect();
+    let rows = NAMES.map(|(name, kind, what)| format!("| `{name}` | {kind} | {what} |"));
+    assert_eq!(table.iter().take(NAMES.len()).collect::<Vec<_>>(), rows.iter().collect::<Vec<_>>());
+    assert_eq!(table.get(NAMES.len()), Some(&""));
+    for name in FUNCTIONS.into_iter().chain(MACROS) {
+        assert!(text.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+#[test]
 fn the_readme_explains_every_reason_and_no_other() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let start = readme.find("| reason |").expect("README has a table of reasons");

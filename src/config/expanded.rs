@@ -8,7 +8,7 @@ use super::counters::WrittenUrl;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
 use super::values::{show_duration, show_size};
-use super::{Config, api_keys, certificates, dpop, secrets};
+use super::{Config, api_keys, certificates, dpop, secrets, times};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::dpop::{DpopSettings, OnReplayFailure};
@@ -17,6 +17,7 @@ use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
 use crate::policy::requirement::{Requirement, Strength, Wanted};
 use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
+use crate::policy::sign_in::{Anonymous, SignIn};
 use crate::secret::SecretSource;
 
 impl Config {
@@ -44,6 +45,11 @@ impl Config {
         }
         out += "\nrules:\n";
         self.policy.rules().iter().for_each(|rule| self.rule(&mut out, rule));
+        if let Some(sign_in) = &self.policy.sign_in {
+            let SignIn { before, after } = sign_in;
+            let location = after.as_ref().map_or(before.clone(), |after| format!("{before}{{url}}{after}"));
+            put(&mut out, format_args!("\nsign_in:\n  location: {}\n", text(&location)));
+        }
         let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
         put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
         let credentials = self.policy.credentials.kinds().iter().map(|kind| kind.name());
@@ -283,6 +289,12 @@ impl Config {
                 put(out, format_args!("      else: {}\n", text(name)));
             }
         }
+        if !rule.sticky.is_empty() {
+            put(out, format_args!("    sticky: {}\n", list(rule.sticky.iter().map(show_key_part))));
+        }
+        if !matches!(rule.allow, Allow::Anyone) || rule.anonymous != Anonymous::default() {
+            put(out, format_args!("    anonymous: {}\n", word(rule.anonymous, Anonymous::NAMES)));
+        }
         let credentials = rule.credentials.kinds().iter().map(|kind| kind.name());
         put(out, format_args!("    credentials: {}\n", list(credentials)));
         put(out, format_args!("    groups_unknown: {}\n", word(rule.groups_unknown, GroupsUnknown::NAMES)));
@@ -326,6 +338,13 @@ impl Config {
         }
         if !requirement.credential.is_empty() {
             parts.push(format!("credential: {}", list(requirement.credential.iter().map(|kind| kind.name()))));
+        }
+        if !requirement.time.is_empty() {
+            let time: Vec<_> = requirement.time.iter().map(times::show).collect();
+            parts.push(format!("time: [{}]", time.join(", ")));
+        }
+        if let Some(when) = &requirement.when {
+            parts.push(format!("when: {}", text(when.source())));
         }
         for (key, several) in [("all", &requirement.all), ("any", &requirement.any)] {
             if !several.is_empty() {

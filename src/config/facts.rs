@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::limits::{show_key_part, show_period};
 use super::values::show_duration;
 use super::{Config, api_keys, certificates};
-use crate::identity::GroupSet;
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::settings::KeyOrigin;
+use crate::identity::{GroupId, GroupSet};
 use crate::limit::{OnFailure, Quota};
 use crate::policy::Policy;
 use crate::policy::charge::{KeyPart, LimitUse, Tier};
@@ -198,11 +198,21 @@ fn calendar(quota: Quota) -> &'static str {
 }
 
 /// The groups that a rule, a tier or a backend names.
-pub(super) fn groups_used<'a>(policy: &Policy, limits: impl Iterator<Item = &'a LimitUse>) -> GroupSet {
+pub(super) fn groups_used<'a>(
+    policy: &Policy,
+    groups: &[(&str, GroupId)],
+    limits: impl Iterator<Item = &'a LimitUse>,
+) -> GroupSet {
     let mut used = GroupSet::default();
     for rule in policy.rules() {
         if let Allow::Require(requirement) = &rule.allow {
             requirement.groups_named().into_iter().for_each(|group| used.insert(group));
+            // What an expression makes of a name is its own affair; whether it has it in it can be told.
+            let expressions = requirement.conditions();
+            let named = expressions.iter().filter(|when| when.names_groups()).flat_map(|when| {
+                groups.iter().filter(|(name, _)| when.source().contains(name)).map(|(_, group)| *group)
+            });
+            named.for_each(|group| used.insert(group));
         }
         rule.backend.iter().flat_map(|backend| &backend.by_group).for_each(|(group, _)| used.insert(*group));
     }

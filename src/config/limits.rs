@@ -67,7 +67,8 @@ fn quota(at: &At<'_>, burst_at: Option<&At<'_>>) -> Option<Quota> {
     quota
 }
 
-fn key(at: &At<'_>) -> Vec<KeyPart> {
+/// Reads a list of parts.
+pub(super) fn key(at: &At<'_>) -> Vec<KeyPart> {
     let mut parts = Vec::new();
     for at in at.one_or_many(KEY) {
         if matches!(at.kind(), Kind::Integer(_)) {

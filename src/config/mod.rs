@@ -24,11 +24,14 @@ mod issuers;
 mod ldap;
 mod limits;
 mod listeners;
+mod reach;
 mod read;
 mod requirement;
 mod revocations;
 mod rules;
 mod secrets;
+mod sign_in;
+mod times;
 mod values;
 
 use std::path::Path;
@@ -141,7 +144,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
-    let revocations_at = top.take("revocations");
+    let [revocations_at, sign_in_at] = ["revocations", "sign_in"].map(|key| top.take(key));
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -208,13 +211,16 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         limits: &limits,
         available: &available,
         credentials: &credentials,
+        can_sign_in: sign_in_at.is_some(),
     };
     let rules = rules_at.map(|at| rules::read(&at, names)).unwrap_or_default();
     let allow_ambiguous_paths = ambiguous_at.is_some_and(|at| ambiguous_paths(&at));
     let tests = tests_at.map(|at| policy_tests::read(&at, &issuer_names, &members)).unwrap_or_default();
     top.finish();
 
-    let policy = Policy::new(rules, allow_ambiguous_paths, credentials);
+    let sign_in = sign_in_at.as_ref().and_then(sign_in::read);
+    let mut policy = Policy::new(rules, allow_ambiguous_paths, credentials);
+    policy.sign_in = sign_in;
     if issuer_names.is_empty() && policy.rules().iter().any(|rule| !rule.allow.takes_anyone()) {
         root.warn("there are no `issuers:`, so nobody can pass a rule that is not `allow: anyone`");
     }
@@ -225,7 +231,8 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         }
     }
     if let Some(at) = groups_at.filter(|_| !members.is_empty()) {
-        let used = facts::groups_used(&policy, limits.iter().filter_map(|limit| limit.limit.as_deref()));
+        let ids: Vec<_> = group_names.iter().filter_map(|name| Some((*name, groups.id(name)?))).collect();
+        let used = facts::groups_used(&policy, &ids, limits.iter().filter_map(|limit| limit.limit.as_deref()));
         for (name, key, _) in at.named("") {
             if groups.id(name).is_some_and(|id| !used.contains(id)) {
                 key.warn(format!("no rule, limit or backend uses the group `{name}`; it still leaves in `groups`"));

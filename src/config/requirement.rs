@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::file::Kind;
 use super::issuers::scalar;
 use super::listeners::{NETWORKS, network};
-use super::read::{At, Section, quote};
+use super::read::{At, Section, nearest, quote};
 use super::rules::{Names, SCOPES, group, is_scope, scope};
+use super::times;
 use crate::identity::settings::ClaimPath;
 use crate::identity::{CredentialKind, GroupId};
+use crate::policy::condition::{Condition, FUNCTIONS, MACROS, NAMES};
 use crate::policy::requirement::{Requirement, Strength, Wanted};
 
 /// Reads a whole requirement, with `anyone:`.
@@ -46,6 +48,8 @@ fn parts(mut section: Section<'_>, names: Names<'_>) -> Option<Requirement> {
             .map(|at| at.one_or_many(NETWORKS).iter().filter_map(network).collect())
             .unwrap_or_default(),
         credential: section.take("credential").map(|at| credential(&at, names)).unwrap_or_default(),
+        time: section.take("time").map(|at| times::read(&at)).unwrap_or_default(),
+        when: section.take("when").and_then(|at| when(&at)),
         strength: Strength {
             acr: section.take("acr").map(words).unwrap_or_default(),
             amr: section.take("amr").map(words).unwrap_or_default(),
@@ -103,6 +107,25 @@ fn credential(at: &At<'_>, names: Names<'_>) -> Vec<CredentialKind> {
     kinds.collect()
 }
 
+/// An expression may have several lines.
+fn when(at: &At<'_>) -> Option<Condition> {
+    let Kind::Text(text) = at.kind() else {
+        at.refuse_kind(WHEN);
+        return None;
+    };
+    match Condition::new(text) {
+        Ok(condition) => return Some(condition),
+        Err(unusable) => match &unusable.unknown {
+            Some(name) => {
+                let known = NAMES.iter().map(|(name, _, _)| *name).chain(FUNCTIONS).chain(MACROS);
+                at.refuse_for(unusable.what, WHEN_NAMES, nearest(name, known));
+            }
+            None => at.refuse(unusable.what, unusable.expected),
+        },
+    }
+    None
+}
+
 /// One value of `acr` or `amr`. It goes into a challenge, between quotes and with spaces around it.
 fn word(at: &At<'_>) -> Option<String> {
     let text = at.text(WORDS)?;
@@ -118,4 +141,7 @@ const KINDS: &str = "kinds of credential, such as `[certificate, dpop]`";
 const NOTHING: &str = "`groups`, `scopes`, `claims`, `src` or the like; or `allow: authenticated` or `anyone`";
 const PARTS: &str = "a list of requirements: `[{ groups: [ops] }, { src: 10.0.0.0/8 }]`";
 const REQUIREMENT: &str = "a map with `groups`, `scopes`, `claims`, `src` and so on";
+const WHEN: &str = "an expression in CEL, such as `claims.level >= 3`";
+const WHEN_NAMES: &str =
+    "`user`, `groups`, `claims`, `method`, `path`, `size`, `exists` and the others of docs/policy.md";
 const WORDS: &str = "a value such as `mfa`, or a list of them";

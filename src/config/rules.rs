@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use super::file::Kind;
 use super::issuers::choice;
-use super::limits::CheckedLimit;
+use super::limits::{CheckedLimit, key};
 use super::read::{At, is_name, nearest, one_of, quote};
-use super::requirement;
+use super::{reach, requirement};
 use crate::identity::{Accepted, CredentialKind, GroupId, Groups};
 use crate::policy::charge::LimitUse;
 use crate::policy::host::HostPattern;
-use crate::policy::index::Index;
 use crate::policy::path::PathPattern;
 use crate::policy::rule::{Allow, Backend, GroupsUnknown, Rule, Unavailable};
+use crate::policy::sign_in::Anonymous;
 
 /// What rules refer to by name.
 #[derive(Clone, Copy)]
@@ -25,6 +25,8 @@ pub(super) struct Names<'a> {
     pub(super) available: &'a Accepted,
     /// What a rule takes that does not say.
     pub(super) credentials: &'a Accepted,
+    /// Whether `sign_in:` says where browsers go.
+    pub(super) can_sign_in: bool,
 }
 
 /// Reads `rules:`; those without a mistake.
@@ -33,19 +35,7 @@ pub(super) fn read(at: &At<'_>, names: Names<'_>) -> Vec<Rule> {
     let read = at.list("a list of rules").unwrap_or_default().into_iter();
     let (places, rules): (Vec<_>, Vec<_>) =
         read.filter_map(|at| rule(&at, names, &mut taken).map(|rule| (at, rule))).unzip();
-    let index = Index::new(&rules);
-    for (place, (at, rule)) in places.iter().zip(&rules).enumerate() {
-        // What covers a rule matches any one request that it is for.
-        let (host, path) = rule.example();
-        let earlier = index.candidates(&host, path.as_bytes()).take_while(|earlier| *earlier < place);
-        let mut earlier = earlier.filter_map(|earlier| Some((places.get(earlier)?, rules.get(earlier)?)));
-        if let Some((earlier_at, earlier)) = earlier.find(|(_, earlier)| !earlier.shadow && earlier.covers(rule)) {
-            at.warn(format!(
-                "rule `{}` can never match: every request it is for is decided by `{}` (line {}) before it",
-                rule.name, earlier.name, earlier_at.place.line
-            ));
-        }
-    }
+    reach::warn(&places, &rules);
     rules
 }
 
@@ -74,6 +64,12 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut HashMap<&'a str, u32>) ->
     let allow = section.need("allow", "authenticated").and_then(|at| allow(&at, names));
     let limits = section.take("limits").map(|at| limits(&at, names)).unwrap_or_default();
     let backend = section.take("backend").map(|at| backend(&at, names));
+    let sticky = section.take("sticky").map(|at| key(&at)).unwrap_or_default();
+    let anonymous_at = section.take("anonymous");
+    let anonymous = match &anonymous_at {
+        None => Some(Anonymous::default()),
+        Some(at) => choice(at, "what a rule can give then", Anonymous::NAMES),
+    };
     let credentials =
         section.take("credentials").map_or(Some(*names.credentials), |at| credentials(&at, names.available));
     let groups_unknown = section
@@ -91,6 +87,12 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut HashMap<&'a str, u32>) ->
     let only_for_somebody = allow.as_ref().is_some_and(|allow| !allow.takes_anyone());
     if let (true, Some(at), true) = (ignore_credentials, &ignore_at, only_for_somebody) {
         at.refuse("credentials that are not looked at prove nothing, so nobody could pass", "`allow: anyone` with it");
+    }
+    if let (Some(Anonymous::Redirect), Some(at), false) = (anonymous, &anonymous_at, names.can_sign_in) {
+        at.refuse("there is nowhere to redirect to", "`sign_in: { location: https://… }` at the top level");
+    }
+    if let (Some(at), Some(Allow::Anyone)) = (&anonymous_at, &allow) {
+        at.warn("this rule asks nobody for a credential");
     }
     if let (Some(Unavailable::Anonymous), Some(at)) = (identity_unavailable, &unavailable_at) {
         if only_for_somebody {
@@ -112,6 +114,8 @@ fn rule<'a>(at: &At<'a>, names: Names<'_>, taken: &mut HashMap<&'a str, u32>) ->
         identity_unavailable: identity_unavailable?,
         limits,
         backend: backend.unwrap_or(None),
+        sticky,
+        anonymous: anonymous?,
     })
 }
 

@@ -218,15 +218,20 @@ fn what_is_probably_not_meant_is_a_warning() {
              (line 16) before it",
             "warnings.yaml:17:43: rules[1].methods[0]: `GTE` is a method that HTTP does not define; `GET` is one that \
              it does",
-            "warnings.yaml:18:28: rules[2].path: `/a%2Fb` is compared with the path as the application sees it: \
+            "warnings.yaml:19:5: rules[3]: rule `partly` never decides `GET /x`: `read` (line 18) does, before it; nor 2 more \
+             of its combinations of host, path and method",
+            "warnings.yaml:20:5: rules[4]: rule `between` can never match: every request it is for is decided before it, \
+             `GET /y` by `read` (line 18) and so on",
+            "warnings.yaml:21:58: rules[5].anonymous: this rule asks nobody for a credential",
+            "warnings.yaml:22:28: rules[6].path: `/a%2Fb` is compared with the path as the application sees it: \
              decoded, and without a query",
-            "warnings.yaml:20:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
+            "warnings.yaml:24:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
              issuer writes them",
-            "warnings.yaml:22:3: directories.unused: no issuer has `unused` in its `groups_from`, so nobody's groups are \
+            "warnings.yaml:26:3: directories.unused: no issuer has `unused` in its `groups_from`, so nobody's groups are \
              asked for there",
-            "warnings.yaml:23:3: directories.empty: no issuer has `empty` in its `groups_from`, so nobody's groups are \
+            "warnings.yaml:27:3: directories.empty: no issuer has `empty` in its `groups_from`, so nobody's groups are \
              asked for there",
-            "warnings.yaml:23:18: directories.empty.file: nobody is in DIR/nobody.yml",
+            "warnings.yaml:27:18: directories.empty.file: nobody is in DIR/nobody.yml",
         ]
     );
 }

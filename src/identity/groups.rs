@@ -87,6 +87,11 @@ impl Groups {
     pub fn join(&self, set: &GroupSet) -> String {
         join(set.iter().map(|group| self.name(group)))
     }
+
+    /// The names that [`Groups::join`] put together.
+    pub fn split(joined: &str) -> impl Iterator<Item = String> {
+        joined.split(',').filter(|name| !name.is_empty()).map(|name| name.replace("%2C", ",").replace("%25", "%"))
+    }
 }
 
 /// A list in one header field. Whoever splits at commas and decodes each part has the names again, none of which is empty.

@@ -31,14 +31,25 @@ const KEY_BYTES_MAX: usize = 112;
 impl CounterKey {
     /// Begins the name of one of `limit`'s counters.
     pub fn of(limit: &Limit) -> KeyWriter {
+        CounterKey::begin(&limit.name, limit.generation)
+    }
+
+    /// Begins a name that has nothing to do with a limit.
+    pub fn begin(name: &str, generation: u32) -> KeyWriter {
         let mut writer = KeyWriter { bytes: [0; KEY_BYTES_MAX], len: 0, overflow: None };
         writer.push(b"tg:");
-        writer.push(limit.name.as_bytes());
+        writer.push(name.as_bytes());
         writer.push(b":");
         for shift in (0..8).rev() {
-            writer.push(&[hex_digit((limit.generation >> (4 * shift)) & 15)]);
+            writer.push(&[hex_digit((generation >> (4 * shift)) & 15)]);
         }
         writer
+    }
+
+    /// The first 64 bits of its SHA-256, in hex.
+    pub fn digest(&self) -> Box<str> {
+        let hash = aws_lc_rs::digest::digest(&SHA256, self.as_bytes());
+        hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The name as it stands in Redis.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::requirement::Case;
 use crate::identity::settings::ClaimPath;
 use crate::identity::{GroupId, Identity};
 use crate::limit::{Charge, CounterKey, KeyWriter, Limit, Quota};
@@ -62,50 +63,10 @@ pub enum KeyPart {
 
 impl LimitUse {
     /// What this request is charged; `None` where a tier says `unlimited`.
-    ///
-    /// Only verified values and what HAProxy itself saw name a key. Identity values are written together with their
-    /// issuer, so that one issuer's alice never spends the other's budget. A part without a value (no user on an
-    /// anonymous request) falls to the source address.
-    pub fn charge(&self, rule: &str, request: &Request<'_>, path: &[u8], identity: &Identity) -> Option<Charge> {
-        let quota = self.quota(identity)?;
+    pub fn charge(&self, rule: &str, case: Case<'_>) -> Option<Charge> {
+        let quota = self.quota(case.identity)?;
         let mut key = CounterKey::of(&self.limit);
-        for part in &self.key {
-            let value = match part {
-                KeyPart::User => &identity.user,
-                KeyPart::Subject => &identity.subject,
-                KeyPart::ClientId => &identity.client_id,
-                KeyPart::Group => &identity.groups_joined,
-                KeyPart::Issuer => {
-                    part_or_source(&mut key, &identity.issuer_name, request);
-                    continue;
-                }
-                KeyPart::Src { v4, v6 } => {
-                    source(&mut key, request, *v4, *v6);
-                    continue;
-                }
-                KeyPart::Host => {
-                    key.part(request.host.as_bytes());
-                    continue;
-                }
-                KeyPart::Path => {
-                    key.part(path);
-                    continue;
-                }
-                KeyPart::Rule => {
-                    key.part(rule.as_bytes());
-                    continue;
-                }
-                KeyPart::Claim(claim) => {
-                    match claim.find(&identity.claims) {
-                        Some(Value::String(text)) => of_issuer(&mut key, identity, text, request),
-                        Some(Value::Null) | None => of_issuer(&mut key, identity, "", request),
-                        Some(other) => of_issuer(&mut key, identity, &other.to_string(), request),
-                    }
-                    continue;
-                }
-            };
-            of_issuer(&mut key, identity, value, request);
-        }
+        write(&self.key, rule, case, &mut key);
         Some(Charge { limit: Arc::clone(&self.limit), quota, key: key.finish(), cost: 1 })
     }
 
@@ -128,6 +89,41 @@ impl LimitUse {
     /// Whether the key of some request may hold a part without a value, which falls to the source address.
     pub fn needs_identity(&self) -> bool {
         self.key.iter().any(|part| !matches!(part, KeyPart::Src { .. } | KeyPart::Host | KeyPart::Path | KeyPart::Rule))
+    }
+}
+
+/// What a request has in common with those that should go to the same server, as sixteen hex digits: nothing of it can be
+/// read from there, and every agent says the same.
+pub fn sticky(parts: &[KeyPart], rule: &str, case: Case<'_>) -> Box<str> {
+    let mut key = CounterKey::begin("sticky", 0);
+    write(parts, rule, case, &mut key);
+    key.finish().digest()
+}
+
+/// Writes `parts` of a key.
+///
+/// Only verified values and what HAProxy itself saw name a key. Identity values are written together with their issuer, so
+/// that one issuer's alice never spends the other's budget. A part without a value (no user on an anonymous request) falls
+/// to the source address.
+fn write(parts: &[KeyPart], rule: &str, case: Case<'_>, key: &mut KeyWriter) {
+    let Case { request, path, identity, .. } = case;
+    for part in parts {
+        match part {
+            KeyPart::User => of_issuer(key, identity, &identity.user, request),
+            KeyPart::Subject => of_issuer(key, identity, &identity.subject, request),
+            KeyPart::ClientId => of_issuer(key, identity, &identity.client_id, request),
+            KeyPart::Group => of_issuer(key, identity, &identity.groups_joined, request),
+            KeyPart::Issuer => part_or_source(key, &identity.issuer_name, request),
+            KeyPart::Src { v4, v6 } => source(key, request, *v4, *v6),
+            KeyPart::Host => key.part(request.host.as_bytes()),
+            KeyPart::Path => key.part(path),
+            KeyPart::Rule => key.part(rule.as_bytes()),
+            KeyPart::Claim(claim) => match claim.find(&identity.claims) {
+                Some(Value::String(text)) => of_issuer(key, identity, text, request),
+                Some(Value::Null) | None => of_issuer(key, identity, "", request),
+                Some(other) => of_issuer(key, identity, &other.to_string(), request),
+            },
+        }
     }
 }
 

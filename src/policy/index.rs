@@ -123,6 +123,7 @@ impl Iterator for Candidates<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::sign_in::Anonymous;
     use super::*;
     use crate::identity::Accepted;
     use crate::policy::Policy;
@@ -145,6 +146,8 @@ mod tests {
             identity_unavailable: Unavailable::default(),
             limits: Vec::new(),
             backend: None,
+            sticky: Vec::new(),
+            anonymous: Anonymous::default(),
         }
     }
 

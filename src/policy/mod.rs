@@ -1,15 +1,18 @@
 //! Request, Identity -> Permit | Denial: may they?
 //!
 //! Reading order: `path` (which path the application will see), `host`, `rule` (who decides), `index` (the same, fast), `requirement` (whom it lets
-//! through), `charge` (what is counted for those who may). The first rule that matches by host, path and method decides; nothing
+//! through; with `hours` and `condition`), `charge` (what is counted for those who may), `sign_in` (where the others go). The first rule that matches by host, path and method decides; nothing
 //! matched is a denial.
 
 pub mod charge;
+pub mod condition;
 pub mod host;
+pub mod hours;
 pub mod index;
 pub mod path;
 pub mod requirement;
 pub mod rule;
+pub mod sign_in;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,10 +24,12 @@ use crate::identity::{Accepted, Identity};
 use crate::limit::Charges;
 use crate::request::Request;
 use crate::trace::{Outcome, Trace};
+use condition::Held;
 use index::Index;
 use path::Ambiguity;
-use requirement::{Fit, Unmet};
+use requirement::{Case, Fit, Unknown, Unmet};
 use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable};
+use sign_in::SignIn;
 
 /// The rules, in order.
 #[derive(Debug, Default)]
@@ -37,6 +42,8 @@ pub struct Policy {
     /// The kinds of credential that are looked at where no rule matched: whoever is known is then told that nothing
     /// matches.
     pub credentials: Accepted,
+    /// Where a browser is sent to sign in, if anywhere.
+    pub sign_in: Option<SignIn>,
 }
 
 /// The rule that decides a request, if any, and the path as the application will see it.
@@ -46,6 +53,7 @@ pub struct Matched<'a> {
     /// Rules that would have decided, were they not shadows; in order.
     shadows: SmallVec<[&'a Rule; 2]>,
     credentials: &'a Accepted,
+    sign_in: Option<&'a SignIn>,
     path: Cow<'a, [u8]>,
 }
 
@@ -55,6 +63,7 @@ pub struct Permit {
     rule: Arc<str>,
     charges: Charges,
     backend: Option<Arc<str>>,
+    sticky: Option<Box<str>>,
     shadows: Shadows,
 }
 
@@ -81,6 +90,11 @@ impl Permit {
         self.backend.as_ref()
     }
 
+    /// The same for all requests that should go to one server, and for no others: sixteen hex digits.
+    pub fn sticky(&self) -> Option<&str> {
+        self.sticky.as_deref()
+    }
+
     /// What is to be counted before the request may pass.
     pub fn charges(&self) -> &Charges {
         &self.charges
@@ -99,6 +113,8 @@ pub struct Denial {
     pub rule: Option<Arc<str>>,
     /// Why.
     pub refusal: Refusal,
+    /// Where a browser is to be sent instead, to come back with a credential.
+    pub location: Option<String>,
     /// What shadow rules would have said.
     pub shadows: Shadows,
 }
@@ -131,8 +147,12 @@ pub enum Refusal {
         /// `max_age` in seconds, where there is one.
         max_age_s: Option<u64>,
     },
+    /// It is another time.
+    TimeRefused,
     /// None of the ways that the rule has is open to the caller.
     ConditionUnmet,
+    /// An expression of the rule is neither true nor false.
+    ConditionFailed(Arc<str>),
 }
 
 impl Refusal {
@@ -145,7 +165,7 @@ impl Refusal {
 impl Policy {
     /// Compiles `rules`.
     pub fn new(rules: Vec<Rule>, allow_ambiguous_paths: bool, credentials: Accepted) -> Policy {
-        Policy { index: Index::new(&rules), rules, allow_ambiguous_paths, credentials }
+        Policy { index: Index::new(&rules), rules, allow_ambiguous_paths, credentials, sign_in: None }
     }
 
     /// The rules, in order.
@@ -166,7 +186,12 @@ impl Policy {
             }
             Err(ambiguity) => {
                 trace.step(STAGE, Outcome::Fail, || format!("the path {ambiguity}, so it is refused before any rule"));
-                return Err(Denial { rule: None, refusal: Refusal::PathAmbiguous(ambiguity), shadows: None });
+                return Err(Denial {
+                    rule: None,
+                    refusal: Refusal::PathAmbiguous(ambiguity),
+                    location: None,
+                    shadows: None,
+                });
             }
         };
         let mut shadows: SmallVec<[&Rule; 2]> = SmallVec::new();
@@ -209,7 +234,7 @@ impl Policy {
             trace.step(STAGE, Outcome::Note, || "no rule matches".to_owned());
         }
         let credentials = rule.map_or(&self.credentials, |rule| &rule.credentials);
-        Ok(Matched { rule, shadows, credentials, path })
+        Ok(Matched { rule, shadows, credentials, sign_in: self.sign_in.as_ref(), path })
     }
 }
 
@@ -242,21 +267,27 @@ impl Matched<'_> {
         now: Now,
         trace: &mut Trace,
     ) -> Result<Permit, Denial> {
-        let shadows = self.shadowed(request, identity, now, trace);
+        let case = Case { request, path: &self.path, identity, now };
+        let shadows = self.shadowed(case, trace);
         let Some(rule) = self.rule else {
             trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
-            return Err(Denial { rule: None, refusal: Refusal::NoRule, shadows });
+            return Err(Denial { rule: None, refusal: Refusal::NoRule, location: None, shadows });
         };
-        if let Some(refusal) = refusal(rule, request, identity, now) {
+        if let Some(refusal) = refusal(rule, case) {
             trace.step(STAGE, Outcome::Fail, || format!("rule `{}`: {refusal}", rule.name));
-            return Err(Denial { rule: Some(Arc::clone(&rule.name)), refusal, shadows });
+            let redirected = refusal == Refusal::CredentialMissing && rule.anonymous.redirects(request);
+            let location = self.sign_in.filter(|_| redirected).map(|sign_in| sign_in.location(request));
+            if let Some(location) = &location {
+                trace.step(STAGE, Outcome::Note, || format!("a browser is sent to {location}"));
+            }
+            return Err(Denial { rule: Some(Arc::clone(&rule.name)), refusal, location, shadows });
         }
         trace.step(STAGE, Outcome::Pass, || format!("rule `{}` lets the caller through", rule.name));
         let charges = rule
             .limits
             .iter()
             .filter_map(|limit| {
-                let charge = limit.charge(&rule.name, request, &self.path, identity);
+                let charge = limit.charge(&rule.name, case);
                 trace.step(STAGE, Outcome::Note, || match &charge {
                     Some(charge) => format!(
                         "limit `{}`: {} in {:?}, burst {}, counter {}",
@@ -272,15 +303,16 @@ impl Matched<'_> {
             })
             .collect();
         let backend = rule.backend.as_ref().and_then(|backend| backend.choose(identity)).cloned();
-        Ok(Permit { rule: Arc::clone(&rule.name), charges, backend, shadows })
+        let sticky = (!rule.sticky.is_empty()).then(|| charge::sticky(&rule.sticky, &rule.name, case));
+        Ok(Permit { rule: Arc::clone(&rule.name), charges, backend, sticky, shadows })
     }
 
-    fn shadowed(&self, request: &Request<'_>, identity: &Identity, now: Now, trace: &mut Trace) -> Shadows {
+    fn shadowed(&self, case: Case<'_>, trace: &mut Trace) -> Shadows {
         if self.shadows.is_empty() {
             return None;
         }
         let said = self.shadows.iter().map(|rule| {
-            let refusal = refusal(rule, request, identity, now);
+            let refusal = refusal(rule, case);
             trace.step(STAGE, Outcome::Note, || match &refusal {
                 None => format!("shadow rule `{}` would let the caller through", rule.name),
                 Some(refusal) => format!("shadow rule `{}` would refuse: {refusal}", rule.name),
@@ -291,7 +323,8 @@ impl Matched<'_> {
     }
 }
 
-fn refusal(rule: &Rule, request: &Request<'_>, identity: &Identity, now: Now) -> Option<Refusal> {
+fn refusal(rule: &Rule, case: Case<'_>) -> Option<Refusal> {
+    let identity = case.identity;
     let requirement = match &rule.allow {
         Allow::Anyone => return None,
         Allow::Authenticated => return identity.is_anonymous().then_some(Refusal::CredentialMissing),
@@ -300,18 +333,27 @@ fn refusal(rule: &Rule, request: &Request<'_>, identity: &Identity, now: Now) ->
     if identity.is_anonymous() && !requirement.anyone {
         return Some(Refusal::CredentialMissing);
     }
-    let unmet = match requirement.fit(request, identity, now) {
+    let unmet = match requirement.fit(case) {
         Fit::Met => return None,
-        Fit::Unknown => {
+        Fit::Unknown(Unknown::Groups) => {
             return Some(match rule.groups_unknown {
                 GroupsUnknown::Deny => Refusal::GroupsUnknown,
                 GroupsUnknown::Unavailable => Refusal::GroupsUnavailable,
             });
         }
+        // Of what somebody has to whom nothing belongs, a credential could be the way.
+        Fit::Unknown(Unknown::Condition(when)) if identity.is_anonymous() && when.needs_identity() => {
+            return Some(Refusal::CredentialMissing);
+        }
+        Fit::Unknown(Unknown::Condition(when)) => {
+            let Held::Failed(why) = when.holds(case) else { return Some(Refusal::ConditionUnmet) };
+            return Some(Refusal::ConditionFailed(why.into()));
+        }
         Fit::Unmet(unmet) => unmet,
     };
     Some(match unmet {
         Unmet::Source => Refusal::SourceRefused,
+        Unmet::Time => Refusal::TimeRefused,
         // Of all else a credential could be the way.
         _ if identity.is_anonymous() => Refusal::CredentialMissing,
         Unmet::Group => Refusal::GroupMissing,
@@ -341,6 +383,8 @@ impl std::fmt::Display for Refusal {
             Refusal::AuthenticationInsufficient { .. } => {
                 f.write_str("the sign-in was not as strong or as recent as it needs (acr, amr, auth_time)")
             }
+            Refusal::TimeRefused => f.write_str("it is for other times"),
+            Refusal::ConditionFailed(why) => write!(f, "its `when` cannot be told: {why}"),
             Refusal::ConditionUnmet => f.write_str("the caller meets none of its conditions, or one that excludes"),
         }
     }

@@ -1,13 +1,16 @@
 //! What a rule requires of a caller: one tree of conditions, and what is told where it is not met.
 //!
-//! Truth has three values (Kleene): what depends on groups that are not known is neither met nor unmet, and `not` does not
-//! make it either. So nothing that is unknown opens a door, and nothing that is unknown is told to be final.
+//! Truth has three values (Kleene): what depends on groups that are not known, or on an expression that fails, is neither met
+//! nor unmet, and `not` does not make it either. So nothing that is unknown opens a door, and nothing that is unknown is told
+//! to be final.
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::condition::{Condition, Held};
+use super::hours::Hours;
 use crate::clock::Now;
 use crate::identity::settings::ClaimPath;
 use crate::identity::{CredentialKind, GroupId, Identity};
@@ -33,14 +36,31 @@ pub struct Requirement {
     pub src: Vec<IpNet>,
     /// A credential of any of these kinds.
     pub credential: Vec<CredentialKind>,
+    /// A time in any of these.
+    pub time: Vec<Hours>,
     /// How well the caller had to prove who they are when they signed in.
     pub strength: Strength,
+    /// What this expression says (`when:`).
+    pub when: Option<Condition>,
     /// All of these.
     pub all: Vec<Requirement>,
     /// Any of these.
     pub any: Vec<Requirement>,
     /// Not this.
     pub not: Option<Box<Requirement>>,
+}
+
+/// One request and who makes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The request.
+    pub request: &'a Request<'a>,
+    /// Its path as the application sees it.
+    pub path: &'a [u8],
+    /// Who makes it.
+    pub identity: &'a Identity,
+    /// When.
+    pub now: Now,
 }
 
 /// What a claim must be.
@@ -70,8 +90,17 @@ pub enum Fit<'a> {
     Met,
     /// It is not.
     Unmet(Unmet<'a>),
+    /// Nobody can say.
+    Unknown(Unknown<'a>),
+}
+
+/// Why nobody can say whether a requirement is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown<'a> {
     /// A group decides, and not all the caller's groups are known.
-    Unknown,
+    Groups,
+    /// This expression is neither true nor false.
+    Condition(&'a Condition),
 }
 
 /// Which part is not met.
@@ -85,6 +114,8 @@ pub enum Unmet<'a> {
     Claim,
     /// Another network.
     Source,
+    /// Another time.
+    Time,
     /// Another kind of credential.
     Credential,
     /// The sign-in was too weak or too long ago for this.
@@ -97,13 +128,17 @@ pub enum Unmet<'a> {
 const LOGIN_AHEAD_MAX_S: i64 = 60;
 
 impl Requirement {
-    /// Whether `identity` meets it with `request`.
-    pub fn fit(&self, request: &Request<'_>, identity: &Identity, now: Now) -> Fit<'_> {
+    /// Whether `case` meets it.
+    pub fn fit(&self, case: Case<'_>) -> Fit<'_> {
+        let Case { request, identity, now, .. } = case;
         // What no credential of the caller's could change is told first; groups come last, since of them alone it can be
         // unknown whether they are met, and what is surely unmet is told before.
         let here = self.src.is_empty() || request.src.is_some_and(|src| self.src.iter().any(|net| net.contains(&src)));
         if !here {
             return Fit::Unmet(Unmet::Source);
+        }
+        if !self.time.is_empty() && !self.time.iter().any(|hours| hours.contain(now)) {
+            return Fit::Unmet(Unmet::Time);
         }
         if !self.credential.is_empty() && !self.credential.contains(&identity.credential) {
             return Fit::Unmet(Unmet::Credential);
@@ -123,16 +158,25 @@ impl Requirement {
         }
         let mut fit = groups;
         for part in &self.all {
-            fit = fit.and(part.fit(request, identity, now));
+            fit = fit.and(part.fit(case));
         }
         if !self.any.is_empty() {
-            fit = fit.and(any(self.any.iter().map(|part| part.fit(request, identity, now))));
+            fit = fit.and(any(self.any.iter().map(|part| part.fit(case))));
         }
         if let Some(part) = &self.not {
-            fit = fit.and(match part.fit(request, identity, now) {
+            fit = fit.and(match part.fit(case) {
                 Fit::Met => Fit::Unmet(Unmet::Condition),
                 Fit::Unmet(_) => Fit::Met,
-                Fit::Unknown => Fit::Unknown,
+                Fit::Unknown(why) => Fit::Unknown(why),
+            });
+        }
+        // Last, since it costs the most.
+        if let (Some(when), Fit::Met | Fit::Unknown(_)) = (&self.when, fit) {
+            fit = fit.and(match when.holds(case) {
+                Held::Yes => Fit::Met,
+                Held::No => Fit::Unmet(Unmet::Condition),
+                Held::GroupsUnknown => Fit::Unknown(Unknown::Groups),
+                Held::Failed(_) => Fit::Unknown(Unknown::Condition(when)),
             });
         }
         fit
@@ -147,10 +191,10 @@ impl Requirement {
         let shown = (self.groups.is_empty() || self.groups.iter().any(has)) && self.all_groups.iter().all(has);
         match (shown, identity.groups_known) {
             // A token that leaves groups out, or a directory that is away, has not shown that the caller is not in one.
-            (true, false) if !self.no_groups.is_empty() => Fit::Unknown,
+            (true, false) if !self.no_groups.is_empty() => Fit::Unknown(Unknown::Groups),
             (true, _) => Fit::Met,
             (false, true) => Fit::Unmet(Unmet::Group),
-            (false, false) => Fit::Unknown,
+            (false, false) => Fit::Unknown(Unknown::Groups),
         }
     }
 
@@ -158,6 +202,11 @@ impl Requirement {
     pub fn groups_named(&self) -> Vec<GroupId> {
         let own = self.groups.iter().chain(&self.all_groups).chain(&self.no_groups).copied();
         own.chain(self.parts().flat_map(Requirement::groups_named)).collect()
+    }
+
+    /// Every expression in it.
+    pub fn conditions(&self) -> Vec<&Condition> {
+        self.when.iter().chain(self.parts().flat_map(Requirement::conditions)).collect()
     }
 
     /// The requirements within it.
@@ -172,7 +221,7 @@ impl<'a> Fit<'a> {
         match (self, other) {
             (Fit::Unmet(_), _) | (_, Fit::Met) => self,
             (_, Fit::Unmet(_)) | (Fit::Met, _) => other,
-            (Fit::Unknown, Fit::Unknown) => Fit::Unknown,
+            (Fit::Unknown(_), Fit::Unknown(_)) => self,
         }
     }
 }
@@ -184,7 +233,7 @@ fn any<'a>(fits: impl Iterator<Item = Fit<'a>>) -> Fit<'a> {
         result = Some(match (result, fit) {
             (_, Fit::Met) => return Fit::Met,
             (None, fit) => fit,
-            (Some(Fit::Unknown), _) | (_, Fit::Unknown) => Fit::Unknown,
+            (Some(unknown @ Fit::Unknown(_)), _) | (_, unknown @ Fit::Unknown(_)) => unknown,
             (Some(Fit::Unmet(one)), Fit::Unmet(other)) if one == other => fit,
             _ => Fit::Unmet(Unmet::Condition),
         });
@@ -283,7 +332,8 @@ mod tests {
 
         fn fit<'a>(&self, requirement: &'a Requirement) -> Fit<'a> {
             let request = Request { src: Some([192, 0, 2, 7].into()), ..Request::default() };
-            requirement.fit(&request, &self.identity, Clock::by_hand(NOW_S.unsigned_abs()).now())
+            let now = Clock::by_hand(NOW_S.unsigned_abs()).now();
+            requirement.fit(Case { request: &request, path: b"/", identity: &self.identity, now })
         }
     }
 
@@ -294,17 +344,18 @@ mod tests {
     #[test]
     fn what_is_unknown_is_neither_met_nor_unmet() {
         let (sure, unsure) = (caller(true, json!({})), caller(false, json!({})));
-        use Fit::{Met, Unknown, Unmet as No};
+        use Fit::{Met, Unmet as No};
+        let unsaid = Fit::Unknown(Unknown::Groups);
         let condition = No(Unmet::Condition);
         for (what, requirement, known, unknown) in [
             ("in a", sure.any_of(&["a"]), Met, Met),
-            ("in b", sure.any_of(&["b"]), No(Unmet::Group), Unknown),
+            ("in b", sure.any_of(&["b"]), No(Unmet::Group), unsaid),
             ("in a or b", sure.any_of(&["a", "b"]), Met, Met),
             ("not in a", sure.none_of(&["a"]), No(Unmet::Group), No(Unmet::Group)),
-            ("not in b", sure.none_of(&["b"]), Met, Unknown),
+            ("not in b", sure.none_of(&["b"]), Met, unsaid),
             ("not: in a", not(sure.any_of(&["a"])), condition, condition),
-            ("not: in b", not(sure.any_of(&["b"])), Met, Unknown),
-            ("not: not in b", not(sure.none_of(&["b"])), condition, Unknown),
+            ("not: in b", not(sure.any_of(&["b"])), Met, unsaid),
+            ("not: not in b", not(sure.none_of(&["b"])), condition, unsaid),
             (
                 "in b, or in a",
                 Requirement { any: vec![sure.any_of(&["b"]), sure.any_of(&["a"])], ..Requirement::default() },
@@ -315,7 +366,7 @@ mod tests {
                 "in b, or in c",
                 Requirement { any: vec![sure.any_of(&["b"]), sure.any_of(&["c"])], ..Requirement::default() },
                 No(Unmet::Group),
-                Unknown,
+                unsaid,
             ),
             (
                 "in b, and a scope that is not there",
@@ -333,7 +384,7 @@ mod tests {
                     ..Requirement::default()
                 },
                 condition,
-                Unknown,
+                unsaid,
             ),
         ] {
             assert_eq!(sure.fit(&requirement), known, "{what}, groups known");
@@ -386,6 +437,35 @@ mod tests {
             let requirement = Requirement { claims: vec![(path(), wanted)], ..Requirement::default() };
             assert_eq!(caller(true, claims.clone()).fit(&requirement) == Fit::Met, met, "{claims} {requirement:?}");
         }
+    }
+
+    #[test]
+    fn an_expression_that_fails_opens_nothing() {
+        let when = |source| Requirement { when: Some(Condition::new(source).unwrap()), ..Requirement::default() };
+        let (failing, yes, no) = (when("claims.level > 3"), when("user == ''"), when("user == 'x'"));
+        let caller = caller(true, json!({}));
+        let failed = Fit::Unknown(Unknown::Condition(failing.when.as_ref().unwrap()));
+        let condition = Fit::Unmet(Unmet::Condition);
+        let both = |one: &Requirement, other: &Requirement| (one.clone(), other.clone());
+        for (what, (one, other), in_all, in_any) in [
+            ("it and one that holds", both(&failing, &yes), failed, Fit::Met),
+            ("it and one that does not", both(&failing, &no), condition, failed),
+            (
+                "it and a group that is not there",
+                both(&failing, &caller.any_of(&["b"])),
+                Fit::Unmet(Unmet::Group),
+                failed,
+            ),
+        ] {
+            let parts = vec![one, other];
+            let together = Requirement { all: parts.clone(), ..Requirement::default() };
+            assert_eq!(caller.fit(&together), in_all, "all: {what}");
+            let either = Requirement { any: parts, ..Requirement::default() };
+            assert_eq!(caller.fit(&either), in_any, "any: {what}");
+        }
+        assert_eq!(caller.fit(&not(failing.clone())), failed, "not: it");
+        assert_eq!(caller.fit(&not(yes)), condition);
+        assert_eq!(caller.fit(&not(no)), Fit::Met);
     }
 
     /// A tree of conditions about groups.
@@ -453,7 +533,7 @@ mod tests {
                 match fit {
                     Fit::Met => prop_assert!(tree.holds(really)),
                     Fit::Unmet(_) => prop_assert!(!tree.holds(really)),
-                    Fit::Unknown => {}
+                    Fit::Unknown(_) => {}
                 }
             }
         }

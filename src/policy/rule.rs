@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::charge::LimitUse;
+use super::charge::{KeyPart, LimitUse};
 use super::host::HostPattern;
 use super::path::PathPattern;
 use super::requirement::Requirement;
+use super::sign_in::Anonymous;
 use crate::identity::{Accepted, GroupId, Identity};
 use crate::request::Request;
 
@@ -36,6 +37,10 @@ pub struct Rule {
     pub limits: Vec<Arc<LimitUse>>,
     /// The routing hint for HAProxy's `use_backend`.
     pub backend: Option<Backend>,
+    /// What the requests have in common that should go to the same server; nothing where empty.
+    pub sticky: Vec<KeyPart>,
+    /// What somebody gets who shows no credential and needs one.
+    pub anonymous: Anonymous,
 }
 
 /// What becomes of a request whose credential cannot be looked into, because keys were never fetched or whoever is asked
