@@ -340,6 +340,8 @@ pub struct Snapshot {
     pub passwords_up: Option<bool>,
     /// The shared counters, where there are any.
     pub store: Option<StoreSnapshot>,
+    /// Groups granted for a time, where they can be.
+    pub grants: Option<u64>,
     /// The revocations, where there is a Redis for them.
     pub revocations: Option<RevocationsSnapshot>,
     /// Counters in this process's memory.
@@ -515,6 +517,10 @@ impl Collector for Snapshot {
             let episodes = ConstCounter::new(store.episodes);
             let help = "Times Redis stopped answering";
             episodes.encode(encoder.encode_descriptor("store_outages", help, None, episodes.metric_type())?)?;
+        }
+        if let Some(grants) = self.grants.map(gauge) {
+            let help = "Groups that are granted for a time";
+            grants.encode(encoder.encode_descriptor("grants", help, None, grants.metric_type())?)?;
         }
         if let Some(revocations) = self.revocations {
             for (name, help, value) in [

@@ -72,6 +72,8 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
             "serving before revocations could be read from Redis: those kept in `state_dir` hold, or what `revocations.at_start` says"
         );
     }
+    // Where it cannot, nobody has more than they always have.
+    let _ = tokio::time::timeout(REVOCATIONS_WAIT, pipeline.identities.grants_read()).await;
     let live = Arc::new(Live::new(pipeline));
 
     let admin = admin_settings.zip(admin_listener).map(|(settings, listener)| {

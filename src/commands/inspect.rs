@@ -27,7 +27,7 @@ use super::{Failure, failed};
 pub(super) fn check(flags: &CheckArgs) -> Result<ExitCode, Failure> {
     let config = config::load(&flags.config.config)?;
     // Pinned keys that are of no use, and issuers that cannot be told apart, are mistakes in the config too.
-    let identity = Settings { revocations: None, ..config.identity.clone() };
+    let identity = Settings { revocations: None, grants: None, ..config.identity.clone() };
     Identities::new(identity, Arc::clone(&config.groups), None).map_err(wrong_config)?;
     let mut out = std::io::stdout().lock();
     if flags.expanded {
@@ -52,6 +52,8 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
     if flags.offline {
         config.counters.redis = None;
         config.identity.revocations = None;
+        config.identity.grants = None;
+        config.identity.grants = None;
     }
     if let Some(file) = &flags.jwks {
         let jwks: Arc<[u8]> = std::fs::read(file).map_err(|error| Failure::at(file, error))?.into();
@@ -77,6 +79,7 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
         // A fetch takes five seconds at most; one that failed says so in the trace.
         let _ = tokio::time::timeout(Duration::from_secs(6), pipeline.identities.fetched()).await;
         let _ = tokio::time::timeout(Duration::from_secs(1), pipeline.identities.revocations_read()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), pipeline.identities.grants_read()).await;
     }
     let explanation = explain::explain(&pipeline, &question, clock.now()).await;
     end.cancel();

@@ -2,6 +2,7 @@
 
 mod agent;
 mod api_key;
+mod grant;
 mod inspect;
 mod key_files;
 mod revoke;
@@ -27,6 +28,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(flags) => inspect::check(&flags),
         Command::Explain(flags) => runtime()?.block_on(inspect::explain(flags)),
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
+        Command::Grant(flags) => runtime()?.block_on(grant::grant(flags)),
+        Command::Grants(flags) => runtime()?.block_on(grant::grants(flags)),
         Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
         Command::ApiKey(ApiKeyCommand::New(flags)) => api_key::new(&flags),
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),
@@ -97,6 +100,11 @@ fn failed(error: impl Error + Send + Sync + 'static) -> Failure {
     Failure::Run(Box::new(error))
 }
 
+/// Unix seconds as RFC 3339 has them, in UTC; the number itself beyond the year 9999.
+fn date(unix_s: i64) -> String {
+    jiff::Timestamp::from_second(unix_s).map_or_else(|_| unix_s.to_string(), |instant| instant.to_string())
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     // A thread with much to do looks for new bytes after so many tasks, not after tokio's 61: a question from somebody who
     // asks little waits for a dozen turns of others at most.
@@ -126,4 +134,23 @@ async fn run_dev_idp(flags: DevIdpArgs) -> Result<ExitCode, Failure> {
     let options = dev_idp::Options { listen: flags.listen, issuer: flags.issuer, users: flags.users };
     dev_idp::serve(options, Clock::system(), stop_on_signal()?).await.map_err(failed)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates_are_of_the_calendar() {
+        for (unix_s, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (i64::MAX, "9223372036854775807"),
+        ] {
+            assert_eq!(date(unix_s), expected);
+        }
+    }
 }

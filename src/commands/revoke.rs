@@ -10,7 +10,7 @@ use tollgate::config::flags::{RevokeArgs, RevokeCommand};
 use tollgate::config::{self, Config};
 use tollgate::identity::revocation::{Fingerprint, Id, Register, Revocation, Revoked, Undone, What, expires_at_s};
 
-use super::{Failure, failed};
+use super::{Failure, date, failed};
 
 /// Revokes, shows or undoes. Exit code 0 means that Redis has it.
 pub(super) async fn run(flags: RevokeArgs) -> Result<ExitCode, Failure> {
@@ -170,47 +170,5 @@ fn later(now_s: i64, by: Duration) -> i64 {
     now_s.saturating_add(i64::try_from(by.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Unix seconds as RFC 3339 has them, in UTC; the number itself beyond the year 9999.
-fn date(unix_s: i64) -> String {
-    let (days, second) = (unix_s.div_euclid(86_400), unix_s.rem_euclid(86_400));
-    if !(-719_468..=2_932_896).contains(&days) {
-        return unix_s.to_string();
-    }
-    // Of the Gregorian calendar in eras of 400 years that begin with March, so that leap days come last.
-    let day = days + 719_468;
-    let (era, day) = (day.div_euclid(146_097), day.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 /// Ten years, as `--for` goes.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_of_the_calendar() {
-        for (unix_s, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (951_868_799, "2000-02-29T23:59:59Z"),
-            (1_583_020_799, "2020-02-29T23:59:59Z"),
-            (1_735_689_599, "2024-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-            (253_402_300_799, "9999-12-31T23:59:59Z"),
-            (253_402_300_800, "253402300800"),
-            (i64::MAX, "9223372036854775807"),
-        ] {
-            assert_eq!(date(unix_s), expected);
-        }
-    }
-}

@@ -38,6 +38,7 @@ impl Config {
         if let Some(revocations) = &self.identity.revocations {
             put(&mut out, format_args!("\nrevocations:\n  at_start: {}\n", word(revocations.at_start, AtStart::NAMES)));
         }
+        self.grants(&mut out);
         self.dpop(&mut out);
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
@@ -356,6 +357,21 @@ impl Config {
             parts.push(format!("not: {}", self.requirement(part)));
         }
         format!("{{ {} }}", parts.join(", "))
+    }
+
+    fn grants(&self, out: &mut String) {
+        let Some(grants) = &self.identity.grants else {
+            // Without Redis there is nothing to say no to.
+            *out += if self.counters.redis.is_some() { "\ngrants: false\n" } else { "" };
+            return;
+        };
+        put(out, format_args!("\ngrants:\n  max: {}\n", show_duration(grants.lifetime_max)));
+        if !grants.groups.is_empty() {
+            put(out, format_args!("  groups: {}\n", list(&grants.groups)));
+        }
+        if let Some(place) = &self.written.grants_key {
+            put(out, format_args!("  key: {}\n", text(&secrets::show(place))));
+        }
     }
 
     fn group_list(&self, groups: &[GroupId]) -> String {

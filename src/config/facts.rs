@@ -24,6 +24,7 @@ impl Config {
         }
         facts.extend(api_keys::facts(&self.identity.api_keys));
         facts.extend(certificates::facts(&self.identity.certificates));
+        facts.extend(self.granting());
         facts.push(self.counting());
         for limit in &self.written.limits {
             facts.extend(self.bounds(limit));
@@ -101,6 +102,21 @@ impl Config {
             };
             format!("groups of {}: {what}; {ages}; {absent}", directory.name)
         })
+    }
+
+    fn granting(&self) -> Option<String> {
+        let grants = self.identity.grants.as_ref()?;
+        let which = match grants.groups.as_slice() {
+            [] => "any group".to_owned(),
+            groups => groups.join(", "),
+        };
+        let by = match grants.key {
+            Some(_) => "whoever has `grants.key`",
+            None => {
+                "whoever can write to Redis (`grants: { key: file:… }` has them sealed, `grants: false` none at all)"
+            }
+        };
+        Some(format!("{which} can be granted for up to {} by {by}", show_duration(grants.lifetime_max)))
     }
 
     fn counting(&self) -> String {

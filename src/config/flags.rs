@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::policy_tests::Expectation;
 use super::values;
+use crate::identity::grants::GrantId;
 use crate::identity::revocation::Id;
 use crate::server::settings::Listen;
 
@@ -35,6 +36,12 @@ pub enum Command {
     /// Run the policy tests written in the config's `tests:`
     #[command(after_help = TEST)]
     Test(TestArgs),
+    /// Put somebody into a group for a time, in every agent within a second
+    #[command(after_help = GRANT)]
+    Grant(GrantArgs),
+    /// List groups that are granted for a time, and end them
+    #[command(after_help = GRANTS)]
+    Grants(GrantsArgs),
     /// Revoke a token, a subject, a session or all of an issuer's tokens, for every agent within a second
     #[command(after_help = REVOKE)]
     Revoke(RevokeArgs),
@@ -153,6 +160,60 @@ pub struct TestArgs {
     /// Which config.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+/// `tollgate grant`.
+#[derive(Debug, Args)]
+pub struct GrantArgs {
+    /// Which config: it says where Redis is, and what groups and issuers are called.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Who, by their `user`
+    #[arg(value_parser = granted)]
+    pub user: String,
+    /// Which group of the config's `groups:`
+    pub group: String,
+    /// For how long, such as 30m; at most the config's `grants.max`
+    #[arg(value_name = "DURATION", value_parser = lifetime)]
+    pub lifetime: Duration,
+    /// What for; it is logged, and listed
+    #[arg(long, value_parser = granted)]
+    pub reason: String,
+    /// The config's name of the issuer that says who they are [default: the only one there is]
+    #[arg(long)]
+    pub issuer: Option<String>,
+    /// Who grants it [default: whoever is signed in at this terminal]
+    #[arg(long, value_name = "NAME", value_parser = granted)]
+    pub by: Option<String>,
+}
+
+/// `tollgate grants`.
+#[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct GrantsArgs {
+    /// Which config: it says where Redis is.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What to do
+    #[command(subcommand)]
+    pub command: GrantsCommand,
+}
+
+/// What `tollgate grants` does.
+#[derive(Debug, Subcommand)]
+pub enum GrantsCommand {
+    /// Show what is granted
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a grant before its time
+    Revoke {
+        /// The grant's name, as `grant` and `grants list` print it
+        #[arg(value_name = "ID", value_parser = grant_id)]
+        id: GrantId,
+    },
 }
 
 /// `tollgate revoke`.
@@ -304,6 +365,19 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     known.ok_or_else(|| "expected a duration from 1s to 3650d, such as 12h or 30d".to_owned())
 }
 
+/// What a person reads in a log line and in a list.
+fn granted(text: &str) -> Result<String, String> {
+    const CHARS_MAX: usize = 300;
+    plain(text).and_then(|text| match text.chars().count() {
+        0..=CHARS_MAX => Ok(text),
+        count => Err(format!("expected at most {CHARS_MAX} characters, these are {count}")),
+    })
+}
+
+fn grant_id(text: &str) -> Result<GrantId, String> {
+    GrantId::parse(text).ok_or_else(|| "expected sixteen hex digits, as `tollgate grants list` prints them".to_owned())
+}
+
 fn skew(text: &str) -> Result<Duration, String> {
     let known = values::duration(text).filter(|skew| *skew <= SKEW_MAX);
     known.ok_or_else(|| "expected a duration from 0s to 5m, such as 2s".to_owned())
@@ -378,6 +452,18 @@ with, in tollgate.yaml:
 
 Exit code 3 where a decision is not the one written there";
 
+const GRANT: &str = "\
+Examples:
+  tollgate grant --config tollgate.yaml alice ops 30m --reason incident-4711
+  tollgate grant --config tollgate.yaml alice ops 2h --issuer acme --by carol --reason on-call
+
+It ends by itself. Exit code 0 means that Redis has it";
+
+const GRANTS: &str = "\
+Examples:
+  tollgate grants --config tollgate.yaml list --json
+  tollgate grants --config tollgate.yaml revoke 3f2a9c0014d7e8b1";
+
 const REVOKE: &str = "\
 Examples:
   tollgate revoke --config tollgate.yaml token --token-file token.jwt
@@ -441,8 +527,21 @@ mod tests {
 
     #[test]
     fn examples_of_the_help_parse() {
-        let texts =
-            [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, REVOKE, API_KEY, API_KEY_NEW, API_KEY_LIST, DEV_IDP, COMPLETIONS];
+        let texts = [
+            EXAMPLES,
+            RUN,
+            CHECK,
+            EXPLAIN,
+            TEST,
+            GRANT,
+            GRANTS,
+            REVOKE,
+            API_KEY,
+            API_KEY_NEW,
+            API_KEY_LIST,
+            DEV_IDP,
+            COMPLETIONS,
+        ];
         let help = texts.join("\n");
         let mut count = 0;
         for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
@@ -451,7 +550,7 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{error}"));
             count += 1;
         }
-        assert_eq!(count, 21);
+        assert_eq!(count, 25);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod dpop;
 mod expanded;
 mod facts;
 mod file;
+mod grants;
 mod introspection;
 mod issuers;
 // Read by `directories`.
@@ -76,6 +77,13 @@ pub struct Config {
     written: Written,
 }
 
+impl Config {
+    /// The names of `groups:`, in the file's order.
+    pub fn group_names(&self) -> impl Iterator<Item = &str> {
+        self.written.groups.iter().map(|(name, _)| name.as_str())
+    }
+}
+
 /// What the settings do not say any more, and `check` does.
 #[derive(Debug, Default)]
 struct Written {
@@ -86,6 +94,7 @@ struct Written {
     redis: Option<WrittenRedis>,
     admin_token: Option<SecretSource>,
     dpop_nonce_key: Option<SecretSource>,
+    grants_key: Option<SecretSource>,
 }
 
 /// Reads the config at `path`, at most 4 MiB, with the key sets and secrets that it names.
@@ -144,7 +153,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
-    let [revocations_at, sign_in_at] = ["revocations", "sign_in"].map(|key| top.take(key));
+    let [revocations_at, sign_in_at, grants_at] = ["revocations", "sign_in", "grants"].map(|key| top.take(key));
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -190,6 +199,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         Some(at) => counters::read(at, directory, spop.deadline),
         None => (counters::in_memory(), None),
     };
+    let (grants, grants_key) = grants::read(grants_at, counters.redis.as_ref(), directory, &group_names);
     let revocations = revocations::read(revocations_at, counters.redis.as_ref());
     let limits = limits_at.map(|at| limits::read(&at, &groups, &group_names)).unwrap_or_default();
     let (dpop, dpop_nonce_key) = match &dpop_at {
@@ -253,6 +263,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             dpop,
             state_dir,
             revocations,
+            grants,
             api_keys,
             certificates,
         },
@@ -269,6 +280,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             redis,
             admin_token,
             dpop_nonce_key,
+            grants_key,
         },
     })
 }

@@ -176,6 +176,8 @@ fn the_example_means_what_it_says() {
         [
             "SPOP on tcp:127.0.0.1:9001, every NOTIFY answered within 40ms; admin on tcp:127.0.0.1:9003",
             "issuer acme: preset keycloak, keys by discovery at https://login.acme.example/realms/main",
+            "any group can be granted for up to 1d by whoever can write to Redis (`grants: { key: file:… }` has them sealed, \
+             `grants: false` none at all)",
             "counted in Redis at redis://127.0.0.1:6379, asked for at most 10ms a request; shared by 2 agents",
             "limit per-user: at most 120 in any 1m (100 + burst 20); while Redis cannot answer at most 120 (2 × 60), \
              and at most 240 in the window in which it goes",

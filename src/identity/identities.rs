@@ -12,6 +12,7 @@ use super::certificates::Certificates;
 use super::credential::{self, Presented};
 use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::dpop::{Nonces, Seen};
+use super::grants::Grants;
 use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
 use super::opaque::Introspector;
@@ -40,6 +41,7 @@ pub struct Identities {
     /// Of the issuers that are asked about tokens, in the config's order.
     pub(super) introspectors: Vec<Arc<Introspector>>,
     revocations: Option<Arc<Revocations>>,
+    grants: Option<Arc<Grants>>,
     api_keys: ApiKeys,
     certificates: Certificates,
     anonymous: Arc<Identity>,
@@ -97,6 +99,12 @@ pub enum SetupError {
         name: Arc<str>,
         /// Why not.
         source: LdapError,
+    },
+    /// The Redis of the grants has no address that is one.
+    #[error("grants cannot be had: {source}")]
+    Grants {
+        /// Why.
+        source: StoreError,
     },
     /// The Redis of the revocations has no address that is one.
     #[error("revocations cannot be had: {source}")]
@@ -185,6 +193,13 @@ impl Identities {
                 )
             }
         };
+        let grants = match &settings.grants {
+            None => None,
+            Some(wanted) => {
+                let previous = previous.and_then(|previous| previous.grants.as_ref());
+                Some(Grants::new(wanted, previous).map_err(|source| SetupError::Grants { source })?)
+            }
+        };
         let anonymous = Arc::new(Identity::anonymous());
         Ok(Identities {
             directories,
@@ -199,6 +214,7 @@ impl Identities {
             cache,
             introspectors,
             revocations,
+            grants,
             api_keys,
             certificates,
             anonymous,
@@ -226,6 +242,9 @@ impl Identities {
         self.directories.spawn(clock, stop);
         if let Some(revocations) = &self.revocations {
             revocations.spawn(clock, stop);
+        }
+        if let Some(grants) = &self.grants {
+            grants.spawn(clock, stop);
         }
     }
 
@@ -333,9 +352,21 @@ impl Identities {
         }
     }
 
+    /// Waits until grants were read from Redis, for as long as that takes; after [`Identities::spawn`].
+    pub async fn grants_read(&self) {
+        if let Some(grants) = &self.grants {
+            grants.read().await;
+        }
+    }
+
     /// How the list of revocations does; `None` without one.
     pub fn revocation_status(&self, now: Now) -> Option<RevocationStatus> {
         self.revocations.as_ref().map(|revocations| revocations.status(now))
+    }
+
+    /// How many grants hold; `None` where groups cannot be granted.
+    pub fn grants(&self) -> Option<u64> {
+        self.grants.as_ref().map(|grants| grants.count())
     }
 
     fn decide(
@@ -364,7 +395,10 @@ impl Identities {
             }
         }?;
         self.check_revoked(&identity, &presented, now, trace)?;
-        Ok(identity)
+        Ok(match &self.grants {
+            Some(grants) => grants.apply(identity, &self.groups, now, trace),
+            None => identity,
+        })
     }
 
     /// Holds whoever was identified, by whatever it was, against what is revoked.

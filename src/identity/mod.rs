@@ -14,6 +14,8 @@
 //! Of other credentials: `api_key` (what one looks like), `api_keys` (whom each names), `certificates` (whom a client
 //! certificate names), `x509` (what it says).
 //!
+//! After all of that: `revocation` (what is refused although it was good), `grants` (groups for a time).
+//!
 //! "Present" is never "verified": an [`Identity`] with an issuer can only be built by the verifier in this module.
 
 pub mod api_key;
@@ -29,6 +31,7 @@ mod claims;
 mod credential;
 pub mod directory;
 pub mod dpop;
+pub mod grants;
 mod group_names;
 pub mod groups;
 mod identities;

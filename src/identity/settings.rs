@@ -13,6 +13,7 @@ pub use super::certificates::{ALTERNATIVES, ATTRIBUTES, CertificateSettings};
 pub use super::claim_path::{ClaimPath, ClaimPattern};
 use super::directory::DirectorySettings;
 use super::dpop::DpopSettings;
+pub use super::grants::GrantSettings;
 use crate::link::RedisSettings;
 use crate::secret::Secret;
 
@@ -33,6 +34,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// Where revocations are, if anywhere.
     pub revocations: Option<RevocationSettings>,
+    /// Where groups are granted for a time, if anywhere.
+    pub grants: Option<GrantSettings>,
     /// Files of API keys; the stage takes them out.
     pub api_keys: Vec<KeyFile>,
     /// Whom client certificates name, in the config's order.

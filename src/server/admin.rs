@@ -261,6 +261,7 @@ fn snapshot(admin: &Admin) -> Snapshot {
             .counters
             .status()
             .map(|store| StoreSnapshot { reachable: store.reachable, episodes: store.episodes }),
+        grants: pipeline.identities.grants(),
         revocations: pipeline.identities.revocation_status(admin.clock.now()).map(|status| RevocationsSnapshot {
             entries: status.entries,
             age_s: status.age_s,

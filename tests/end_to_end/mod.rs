@@ -2,7 +2,8 @@
 //!
 //! `who` (tokens and identity headers), `bound` (tokens whose bearer proves to hold a key), `opaque` (tokens that their
 //! issuer is asked about), `directories` (LDAP passwords, groups that no token has), `requirements` (what else rules ask
-//! for), `paths` (every spelling of what is guarded), `limits` (memory and Redis), `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back),
+//! for), `paths` (every spelling of what is guarded), `limits` (memory and Redis), `granting` and `revoking` (`tollgate grant` and `tollgate
+//! revoke` under way), `faults` (parts that stop and come back),
 //! `rolling` (agents that are restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of
 //! it).
 
@@ -11,6 +12,7 @@ mod bound;
 mod certificates;
 mod directories;
 mod faults;
+mod granting;
 mod limits;
 mod opaque;
 mod paths;
