@@ -2,6 +2,7 @@
 
 mod agent;
 mod api_key;
+mod haproxy;
 mod inspect;
 mod key_files;
 mod revoke;
@@ -27,6 +28,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(flags) => inspect::check(&flags),
         Command::Explain(flags) => runtime()?.block_on(inspect::explain(flags)),
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
+        Command::Haproxy(flags) => haproxy::write(&flags),
         Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
         Command::ApiKey(ApiKeyCommand::New(flags)) => api_key::new(&flags),
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::policy_tests::Expectation;
 use super::values;
+use crate::haproxy::Line;
 use crate::identity::revocation::Id;
 use crate::server::settings::Listen;
 
@@ -35,6 +37,9 @@ pub enum Command {
     /// Run the policy tests written in the config's `tests:`
     #[command(after_help = TEST)]
     Test(TestArgs),
+    /// Write HAProxy's side of a config: a whole haproxy.cfg and spoe-tollgate.conf
+    #[command(after_help = HAPROXY)]
+    Haproxy(HaproxyArgs),
     /// Revoke a token, a subject, a session or all of an issuer's tokens, for every agent within a second
     #[command(after_help = REVOKE)]
     Revoke(RevokeArgs),
@@ -153,6 +158,23 @@ pub struct TestArgs {
     /// Which config.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+/// `tollgate haproxy`.
+#[derive(Debug, Args)]
+pub struct HaproxyArgs {
+    /// Which config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Which line of HAProxy reads the files. What is written for 2.6 is good for every later one too
+    #[arg(long = "for", value_name = "LINE", value_parser = haproxy_line())]
+    pub line: Line,
+    /// The folder to write both files into; made if it is not there. Left out: both are printed
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Replace files that differ
+    #[arg(long, requires = "out")]
+    pub force: bool,
 }
 
 /// `tollgate revoke`.
@@ -299,6 +321,12 @@ pub struct DevIdpArgs {
     pub users: Option<PathBuf>,
 }
 
+/// Lists the lines in the help, in errors and in completions.
+fn haproxy_line() -> impl TypedValueParser<Value = Line> {
+    let known = PossibleValuesParser::new(Line::ALL.map(Line::name));
+    known.try_map(|name| Line::of(&name).ok_or("expected a line of HAProxy, such as 3.2"))
+}
+
 fn lifetime(text: &str) -> Result<Duration, String> {
     let known = values::duration(text).filter(|lifetime| (Duration::from_secs(1)..=LIFETIME_MAX).contains(lifetime));
     known.ok_or_else(|| "expected a duration from 1s to 3650d, such as 12h or 30d".to_owned())
@@ -378,6 +406,14 @@ with, in tollgate.yaml:
 
 Exit code 3 where a decision is not the one written there";
 
+const HAPROXY: &str = "\
+Examples:
+  tollgate haproxy --config tollgate.yaml --for 3.2 --out /etc/haproxy
+  tollgate haproxy --config tollgate.yaml --for 2.6
+
+A file that is there and differs is left as it is, with exit code 1, unless --force stands. Nothing else is needed to boot:
+  haproxy -c -f /etc/haproxy/haproxy.cfg";
+
 const REVOKE: &str = "\
 Examples:
   tollgate revoke --config tollgate.yaml token --token-file token.jwt
@@ -441,8 +477,20 @@ mod tests {
 
     #[test]
     fn examples_of_the_help_parse() {
-        let texts =
-            [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, REVOKE, API_KEY, API_KEY_NEW, API_KEY_LIST, DEV_IDP, COMPLETIONS];
+        let texts = [
+            EXAMPLES,
+            RUN,
+            CHECK,
+            EXPLAIN,
+            TEST,
+            HAPROXY,
+            REVOKE,
+            API_KEY,
+            API_KEY_NEW,
+            API_KEY_LIST,
+            DEV_IDP,
+            COMPLETIONS,
+        ];
         let help = texts.join("\n");
         let mut count = 0;
         for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
@@ -451,7 +499,7 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{error}"));
             count += 1;
         }
-        assert_eq!(count, 21);
+        assert_eq!(count, 23);
     }
 
     #[test]
@@ -462,6 +510,8 @@ mod tests {
             ("explain --config f --url u --token a --token-file b", "cannot be used with"),
             ("explain --config f --url u --jwks k", "--offline"),
             ("chekc --config f", "check"),
+            ("haproxy --config f --for 3.1", "2.6, 2.8, 3.0, 3.2, 3.4"),
+            ("haproxy --config f --for 3.2 --force", "--out"),
             ("revoke --config f subject acme", "SUBJECT"),
             ("revoke --config f token eyJ", "unexpected argument"),
             ("revoke --config f issuer acme --for 30", "1s to 3650d"),
