@@ -408,11 +408,11 @@ Exit code 3 where a decision is not the one written there";
 
 const HAPROXY: &str = "\
 Examples:
-  tollgate haproxy --config tollgate.yaml --for 3.2 --out /etc/haproxy
+  tollgate haproxy --config tollgate.yaml --for 3.2 --out haproxy
   tollgate haproxy --config tollgate.yaml --for 2.6
 
 A file that is there and differs is left as it is, with exit code 1, unless --force stands. Nothing else is needed to boot:
-  haproxy -c -f /etc/haproxy/haproxy.cfg";
+  haproxy -c -f haproxy/haproxy.cfg";
 
 const REVOKE: &str = "\
 Examples:

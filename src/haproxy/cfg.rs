@@ -29,6 +29,7 @@ fn head(site: &Site, line: Line) -> String {
         "# HAProxy with Tollgate in front of an application: a whole, bootable configuration.\n#\n".to_owned(),
         line.mark(),
         origin(site, line),
+        "#\n".to_owned(),
         format!("# Put {} beside it. Addresses come from the environment, with the defaults below:\n#\n", Files::SPOE),
         variable("TOLLGATE_BIND", "127.0.0.1:8080", "front door"),
         variable("TOLLGATE_TLS", "not set", "what makes it speak TLS: `ssl crt /etc/haproxy/site.pem`. For client"),
@@ -146,8 +147,6 @@ fn agents(site: &Site, line: Line) -> String {
     };
     let above = if line.has_mux() { "timeout processing" } else { "timeout idle" };
     let server = show(timeouts::server(line));
-    // Fewer handshakes: five seconds are the default, and a quiet moment.
-    let pool = if line.has_mux() { " pool-purge-delay 30s" } else { "" };
     let mut section = format!(
         "{ABOUT_AGENTS}backend {agents} from {base}\n    \
          {mode}\n    \
@@ -158,7 +157,7 @@ fn agents(site: &Site, line: Line) -> String {
          timeout connect 100ms\n    \
          {:<31}# above `{above}` of {}\n    \
          timeout check   500ms\n    \
-         default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 1{pool}\n",
+         default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 1\n",
         format!("timeout server  {server}"),
         Files::SPOE,
     );

@@ -93,7 +93,7 @@ fn origin(site: &Site, line: Line) -> String {
     let argument = word::comment(&word::shell(&site.config));
     format!(
         "# Written from {config}. After a change of it, once more:\n#\n\
-         #   tollgate haproxy --config {argument} --for {name} --out .\n#\n"
+         #   tollgate haproxy --config {argument} --for {name} --out .\n"
     )
 }
 

@@ -7,7 +7,7 @@ use super::{Files, Line, Site, origin};
 pub(super) fn write(site: &Site, line: Line) -> String {
     let later = if line.and_later() { " What a later line ignores says so." } else { "" };
     let about = format!("# The SPOE side of Tollgate, read by the `filter spoe` line of {}.{later}", Files::CFG);
-    [&about, "\n#\n", &line.mark(), &origin(site, line), &agent(site, line), "\n", QUESTION].concat()
+    [&about, "\n#\n", &line.mark(), &origin(site, line), "\n", &agent(site, line), "\n", QUESTION].concat()
 }
 
 fn agent(site: &Site, line: Line) -> String {
