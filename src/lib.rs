@@ -15,6 +15,7 @@
 //! | [`decision`], [`respond`] | what was decided, as values; decision to actions |
 //! | [`pipeline`] | the stages in order, and what happens when one cannot answer |
 //! | [`server`], [`telemetry`] | sockets; logs and metrics |
+//! | [`haproxy`] | HAProxy's side of a policy: both of its files |
 //! | [`config`] | YAML to the settings of all the others |
 //! | [`explain`], [`dev_idp`] | one decision with its reasons; a provider for demos and tests |
 //!
@@ -36,6 +37,7 @@ pub mod decision;
 pub mod dev_idp;
 pub mod explain;
 pub mod extract;
+pub mod haproxy;
 pub mod identity;
 pub mod limit;
 pub mod link;

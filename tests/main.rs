@@ -12,6 +12,7 @@
 //! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
+//! | `haproxy_files` | `tollgate haproxy`: the shipped files are its output, and every HAProxy line takes it, whatever the policy |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
 //!
@@ -26,6 +27,7 @@ mod decide;
 mod differential;
 mod documents;
 mod end_to_end;
+mod haproxy_files;
 mod harness;
 mod ldap;
 mod operating;

@@ -27,7 +27,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &["decision"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
     ("server", &["clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
-    ("config", &["identity", "limit", "policy", "secret", "server"]),
+    ("haproxy", &["policy", "server"]),
+    ("config", &["haproxy", "identity", "limit", "policy", "secret", "server"]),
     ("dev_idp", &["clock"]),
 ];
 

@@ -3,6 +3,7 @@
 mod agent;
 mod api_key;
 mod grant;
+mod haproxy;
 mod inspect;
 mod key_files;
 mod revoke;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
         Command::Grant(flags) => runtime()?.block_on(grant::grant(flags)),
         Command::Grants(flags) => runtime()?.block_on(grant::grants(flags)),
+        Command::Haproxy(flags) => haproxy::write(&flags),
         Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
         Command::ApiKey(ApiKeyCommand::New(flags)) => api_key::new(&flags),
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),

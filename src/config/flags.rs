@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::policy_tests::Expectation;
 use super::values;
+use crate::haproxy::Line;
 use crate::identity::grants::GrantId;
 use crate::identity::revocation::Id;
 use crate::server::settings::Listen;
@@ -42,6 +44,9 @@ pub enum Command {
     /// List groups that are granted for a time, and end them
     #[command(after_help = GRANTS)]
     Grants(GrantsArgs),
+    /// Write HAProxy's side of a config: a whole haproxy.cfg and spoe-tollgate.conf
+    #[command(after_help = HAPROXY)]
+    Haproxy(HaproxyArgs),
     /// Revoke a token, a subject, a session or all of an issuer's tokens, for every agent within a second
     #[command(after_help = REVOKE)]
     Revoke(RevokeArgs),
@@ -216,6 +221,23 @@ pub enum GrantsCommand {
     },
 }
 
+/// `tollgate haproxy`.
+#[derive(Debug, Args)]
+pub struct HaproxyArgs {
+    /// Which config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Which line of HAProxy reads the files. What is written for 2.6 is good for every later one too
+    #[arg(long = "for", value_name = "LINE", value_parser = haproxy_line())]
+    pub line: Line,
+    /// The folder to write both files into; made if it is not there. Left out: both are printed
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Replace files that differ
+    #[arg(long, requires = "out")]
+    pub force: bool,
+}
+
 /// `tollgate revoke`.
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
@@ -360,6 +382,12 @@ pub struct DevIdpArgs {
     pub users: Option<PathBuf>,
 }
 
+/// Lists the lines in the help, in errors and in completions.
+fn haproxy_line() -> impl TypedValueParser<Value = Line> {
+    let known = PossibleValuesParser::new(Line::ALL.map(Line::name));
+    known.try_map(|name| Line::of(&name).ok_or("expected a line of HAProxy, such as 3.2"))
+}
+
 fn lifetime(text: &str) -> Result<Duration, String> {
     let known = values::duration(text).filter(|lifetime| (Duration::from_secs(1)..=LIFETIME_MAX).contains(lifetime));
     known.ok_or_else(|| "expected a duration from 1s to 3650d, such as 12h or 30d".to_owned())
@@ -463,6 +491,13 @@ const GRANTS: &str = "\
 Examples:
   tollgate grants --config tollgate.yaml list --json
   tollgate grants --config tollgate.yaml revoke 3f2a9c0014d7e8b1";
+const HAPROXY: &str = "\
+Examples:
+  tollgate haproxy --config tollgate.yaml --for 3.2 --out haproxy
+  tollgate haproxy --config tollgate.yaml --for 2.6
+
+A file that is there and differs is left as it is, with exit code 1, unless --force stands. Nothing else is needed to boot:
+  haproxy -c -f haproxy/haproxy.cfg";
 
 const REVOKE: &str = "\
 Examples:
@@ -535,6 +570,7 @@ mod tests {
             TEST,
             GRANT,
             GRANTS,
+            HAPROXY,
             REVOKE,
             API_KEY,
             API_KEY_NEW,
@@ -550,7 +586,7 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{error}"));
             count += 1;
         }
-        assert_eq!(count, 25);
+        assert_eq!(count, 27);
     }
 
     #[test]
@@ -561,6 +597,8 @@ mod tests {
             ("explain --config f --url u --token a --token-file b", "cannot be used with"),
             ("explain --config f --url u --jwks k", "--offline"),
             ("chekc --config f", "check"),
+            ("haproxy --config f --for 3.1", "2.6, 2.8, 3.0, 3.2, 3.4"),
+            ("haproxy --config f --for 3.2 --force", "--out"),
             ("revoke --config f subject acme", "SUBJECT"),
             ("revoke --config f token eyJ", "unexpected argument"),
             ("revoke --config f issuer acme --for 30", "1s to 3650d"),

@@ -4,7 +4,7 @@
 //! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers` with `introspection`,
 //! `api_keys`, `certificates`, `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules
 //! it configures. `facts` and `expanded` are what `check`
-//! says about a config; `flags` is the command line. `main` alone names this module.
+//! says about a config, `haproxy` what `tollgate haproxy` needs of it; `flags` is the command line. `main` alone names this module.
 
 pub mod api_keys;
 pub mod error;
@@ -19,6 +19,7 @@ mod expanded;
 mod facts;
 mod file;
 mod grants;
+mod haproxy;
 mod introspection;
 mod issuers;
 // Read by `directories`.

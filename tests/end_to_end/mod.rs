@@ -5,13 +5,14 @@
 //! for), `paths` (every spelling of what is guarded), `limits` (memory and Redis), `granting` and `revoking` (`tollgate grant` and `tollgate
 //! revoke` under way), `faults` (parts that stop and come back),
 //! `rolling` (agents that are restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of
-//! it).
+//! it), `generated` (what `tollgate haproxy` writes for each HAProxy line, booted).
 
 mod api_keys;
 mod bound;
 mod certificates;
 mod directories;
 mod faults;
+mod generated;
 mod granting;
 mod limits;
 mod opaque;

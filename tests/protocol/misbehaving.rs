@@ -1,6 +1,7 @@
 //! An agent that misbehaves, behind the files of `haproxy/` as they ship: whatever it does, nobody gets in without a whole
 //! `allow`, nobody waits for long, and a good agent in its place is enough to serve again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +12,43 @@ use tollgate::spop::{Action, Scope, TypedData};
 
 use super::is_old;
 use crate::each_line;
-use crate::support::eventually;
+use crate::support::generated::generate;
 use crate::support::scripted::{Question, Script, Scripted, Step, actions, frame};
 use crate::support::stack::Haproxy;
 use crate::support::web::{self, Application};
+use crate::support::{eventually, root};
 
-each_line! { whatever_an_agent_does_nobody_gets_in_without_an_allow }
+each_line! {
+    whatever_an_agent_does_nobody_gets_in_without_an_allow,
+    nor_do_they_with_the_files_that_are_written_for_the_line,
+}
 
 async fn whatever_an_agent_does_nobody_gets_in_without_an_allow(line: &str, program: &str) {
+    nobody_gets_in(line, program, &root().join("haproxy/haproxy.cfg")).await;
+}
+
+async fn nor_do_they_with_the_files_that_are_written_for_the_line(line: &str, program: &str) {
+    let settings = std::fs::read_to_string(root().join("haproxy/tollgate.yaml")).unwrap();
+    let files = generate(&settings, line);
+    if !is_old(line) {
+        return nobody_gets_in(line, program, &files.cfg).await;
+    }
+    // Up to 3.0 only their comments differ, and what holds for the ones holds for the others.
+    let words = |path: &Path| -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines = text.lines().map(|line| line.split(" #").next().unwrap().trim_end());
+        lines.filter(|line| !line.is_empty() && !line.trim_start().starts_with('#')).map(str::to_owned).collect()
+    };
+    for name in ["haproxy.cfg", "spoe-tollgate.conf"] {
+        assert_eq!(words(&files.cfg.with_file_name(name)), words(&root().join("haproxy").join(name)));
+    }
+}
+
+async fn nobody_gets_in(line: &str, program: &str, file: &Path) {
     let app = Application::start().await;
     let agent = Scripted::start(good()).await;
-    let haproxy = Haproxy::start_program(program, &[&format!("127.0.0.1:{}", agent.port)], &[app.port]).await;
+    let address = format!("127.0.0.1:{}", agent.port);
+    let haproxy = Haproxy::start_file(file, program, &[&address], &[app.port], &[]).await;
     served_again(&haproxy).await;
     let mut wrong = Vec::new();
     for (index, row) in rows().into_iter().enumerate() {

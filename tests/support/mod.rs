@@ -1,6 +1,7 @@
 //! Real programs on free ports, started by a test and stopped with it.
 
 pub mod dpop;
+pub mod generated;
 pub mod haproxies;
 pub mod relay;
 pub mod scripted;

@@ -278,6 +278,17 @@ impl Haproxy {
 
     /// The same with more in its environment.
     pub async fn start_with_env(haproxy: &str, agents: &[&str], apps: &[u16], more: &[(&str, &str)]) -> Haproxy {
+        Haproxy::start_file(&root().join("haproxy/haproxy.cfg"), haproxy, agents, apps, more).await
+    }
+
+    /// The same with another file that `tollgate haproxy` wrote. Without `agents` it asks where that says.
+    pub async fn start_file(
+        file: &Path,
+        haproxy: &str,
+        agents: &[&str],
+        apps: &[u16],
+        more: &[(&str, &str)],
+    ) -> Haproxy {
         let folder = folder();
         let log = folder.path().join("haproxy.log");
         let port = free_port();
@@ -292,13 +303,9 @@ impl Haproxy {
             ("TOLLGATE_APP_1", &apps[0]),
             ("TOLLGATE_APP_2", &apps[1]),
             ("TOLLGATE_APP_3", &apps[2]),
-            ("TOLLGATE_AGENT_1", agents[0]),
         ];
         env.extend(more);
-        if let Some(second) = agents.get(1) {
-            env.push(("TOLLGATE_AGENT_2", second));
-        }
-        let file = root().join("haproxy/haproxy.cfg");
+        env.extend(["TOLLGATE_AGENT_1", "TOLLGATE_AGENT_2"].into_iter().zip(agents.iter().copied()));
         let command = [haproxy, "-db", "-f", file.to_str().unwrap()];
         let mut program = Program::start("haproxy", &command, &env, &log);
         listening(port, &mut program).await;
