@@ -38,6 +38,9 @@ impl Config {
             put(&mut out, format_args!("\nrevocations:\n  at_start: {}\n", word(revocations.at_start, AtStart::NAMES)));
         }
         self.dpop(&mut out);
+        if let Some(audit) = &self.audit {
+            super::audit::expand(audit, &self.written.audit, &mut out);
+        }
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
             self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));
