@@ -64,6 +64,8 @@ fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>, BytesMut) {
         counters: Arc::new(Counters::new(&config.counters).unwrap()),
         ids: Arc::new(DecisionIds::new(7)),
         deadline: config.spop.deadline,
+        version: config.version,
+        audited: false,
     };
     let claims = json!({
         "iss": "https://login.acme.example", "aud": ["https://api.acme.example", "account"], "sub": "0b1a6f4e-7d0c-4b5e",

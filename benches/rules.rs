@@ -32,6 +32,8 @@ pub(crate) fn rules(criterion: &mut Criterion) {
             counters: Arc::new(Counters::new(&config.counters).unwrap()),
             ids: Arc::new(DecisionIds::new(7)),
             deadline: config.spop.deadline,
+            version: config.version,
+            audited: false,
         });
         let last = count - 1;
         let (host, path) = (format!("a.h{}.example", last / 100), format!("/v1/p{}/x", last % 100));

@@ -237,8 +237,6 @@ impl DecisionId {
     /// `process`, which is random, and 24 of `count`. Two agents collide only in the same second with the same random
     /// number and the same count.
     pub fn new(unix_s: i64, process: u32, count: u32) -> DecisionId {
-        // Crockford's base 32: no i, l, o, u, so that an identifier survives being read aloud.
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let seconds = u128::from(unix_s.cast_unsigned() & 0xffff_ffff);
         let bits = seconds << 48 | u128::from(process & 0xff_ffff) << 24 | u128::from(count & 0xff_ffff);
         let mut text = [0; DecisionId::LEN];
@@ -247,6 +245,24 @@ impl DecisionId {
             *digit = DIGITS[usize::try_from(bits >> shift & 31).unwrap_or(0)];
         }
         DecisionId(text)
+    }
+
+    /// Reads one, in small or capital letters.
+    pub fn parse(text: &str) -> Option<DecisionId> {
+        let mut id = [0; DecisionId::LEN];
+        let bytes: &[u8; DecisionId::LEN] = text.as_bytes().try_into().ok()?;
+        for (to, from) in id.iter_mut().zip(bytes) {
+            *to = from.to_ascii_lowercase();
+            DIGITS.iter().position(|digit| digit == to)?;
+        }
+        Some(DecisionId(id))
+    }
+
+    /// The Unix time of the decision in seconds, as far as 32 bits go.
+    pub fn unix_s(&self) -> u64 {
+        let value = |digit: &u8| DIGITS.iter().position(|known| known == digit).unwrap_or(0) as u128;
+        let bits = self.0.iter().fold(0, |bits, digit| bits << 5 | value(digit));
+        u64::try_from(bits >> 48).unwrap_or(0)
     }
 
     /// The characters.
@@ -267,6 +283,9 @@ impl fmt::Debug for DecisionId {
     }
 }
 
+/// Crockford's base 32: no i, l, o, u, so that an identifier survives being read aloud.
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
 /// What was asked, safe to log: no query, no credential, control characters escaped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -284,6 +303,8 @@ pub struct Summary {
     pub token: String,
     /// What is wrong with HAProxy's question, where something is.
     pub problem: Option<String>,
+    /// The version of the config that decided: the first 64 bits of its file's SHA-256.
+    pub config: u64,
 }
 
 impl Summary {
@@ -314,6 +335,11 @@ mod tests {
         assert_ne!(first, DecisionId::new(1_700_000_000, 7, 2));
         assert_ne!(first, DecisionId::new(1_700_000_000, 8, 1));
         assert!(first.as_str() < DecisionId::new(1_700_000_001, 0, 0).as_str());
+        assert_eq!(DecisionId::parse(&first.as_str().to_uppercase()), Some(first));
+        assert_eq!(first.unix_s(), 1_700_000_000);
+        for text in ["", "0", "01hf7yat00000700u", "01hf7yat000007é", "01hf7yat0000070u"] {
+            assert_eq!(DecisionId::parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | [`pipeline`] | the stages in order, and what happens when one cannot answer |
 //! | [`server`], [`telemetry`] | sockets; logs and metrics |
 //! | [`haproxy`] | HAProxy's side of a policy: both of its files |
+//! | [`audit`] | a line for each decision, chained, and who reads it |
 //! | [`config`] | YAML to the settings of all the others |
 //! | [`explain`], [`dev_idp`] | one decision with its reasons; a provider for demos and tests |
 //!
@@ -31,6 +32,7 @@
 //! - Limits are tested together, then charged together, or not at all.
 //! - Adversarial input is never a panic; a panic is a bug, is counted, and still gets its ACK.
 
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod decision;

@@ -31,6 +31,10 @@ pub struct Pipeline {
     pub ids: Arc<DecisionIds>,
     /// Every decision is made within this.
     pub deadline: Duration,
+    /// The config's version, for whoever reads of its decisions.
+    pub version: u64,
+    /// Whether each decision is written down, whatever the log's filter says.
+    pub audited: bool,
 }
 
 /// Whoever answers questions: the connections know nothing else of what is behind them.
@@ -164,7 +168,7 @@ impl Pipeline {
                 return (Asked::Decided(self.malformed(malformed, now)), About::default());
             }
         };
-        let about = About { summary: summary(&request), dpop_nonce: self.identities.dpop_nonce(&request, now) };
+        let about = About { summary: self.summary(&request), dpop_nonce: self.identities.dpop_nonce(&request, now) };
         (self.ask_about(&request, now, answers, trace), about)
     }
 
@@ -319,7 +323,11 @@ impl Pipeline {
 
     fn malformed(&self, malformed: Malformed, now: Now) -> Decision {
         let mut decision = self.decision(Reason::BadRequest, self.identities.anonymous(), now);
-        decision.summary = Some(Box::new(Summary { problem: Some(malformed.to_string()), ..Summary::default() }));
+        decision.summary = Some(Box::new(Summary {
+            problem: Some(malformed.to_string()),
+            config: self.version,
+            ..Summary::default()
+        }));
         decision
     }
 
@@ -328,9 +336,29 @@ impl Pipeline {
         let mut decision = self.decision(reason, self.identities.anonymous(), now);
         decision.degraded = true;
         // What was asked is not known here; a decision has its line in the log all the same.
-        decision.summary =
-            Some(Box::new(Summary { problem: Some("decided by no stage".to_owned()), ..Summary::default() }));
+        decision.summary = Some(Box::new(Summary {
+            problem: Some("decided by no stage".to_owned()),
+            config: self.version,
+            ..Summary::default()
+        }));
         decision
+    }
+
+    /// What was asked, only where somebody will read it.
+    fn summary(&self, request: &Request<'_>) -> Option<Box<Summary>> {
+        if !self.audited && !tracing::enabled!(target: LOG_TARGET, tracing::Level::INFO) {
+            return None;
+        }
+        Some(Box::new(Summary {
+            method: Summary::printable(request.method.as_bytes()),
+            host: Summary::printable(request.host.as_bytes()),
+            path: Summary::printable(request.path),
+            src: request.src.map(|src| src.to_string()).unwrap_or_default(),
+            request_id: request.id.map(Summary::printable).unwrap_or_default(),
+            token: identity::token_id(request),
+            problem: None,
+            config: self.version,
+        }))
     }
 
     fn decision(&self, reason: Reason, identity: Arc<Identity>, now: Now) -> Decision {
@@ -391,22 +419,6 @@ impl Step {
             })),
         }
     }
-}
-
-/// What was asked, only where the decision log will be written.
-fn summary(request: &Request<'_>) -> Option<Box<Summary>> {
-    if !tracing::enabled!(target: LOG_TARGET, tracing::Level::INFO) {
-        return None;
-    }
-    Some(Box::new(Summary {
-        method: Summary::printable(request.method.as_bytes()),
-        host: Summary::printable(request.host.as_bytes()),
-        path: Summary::printable(request.path),
-        src: request.src.map(|src| src.to_string()).unwrap_or_default(),
-        request_id: request.id.map(Summary::printable).unwrap_or_default(),
-        token: identity::token_id(request),
-        problem: None,
-    }))
 }
 
 /// Where decision identifiers come from.

@@ -1,7 +1,8 @@
 //! Background work that outlives its own panics.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,18 @@ pub async fn run<F: Future<Output = ()>>(name: &'static str, mut task: impl FnMu
         // A task that panics at once must not take a processor.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// The same on a thread of its own, for work that may be blocked for as long as it likes.
+pub fn thread(name: &'static str, mut task: impl FnMut() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        while catch_unwind(AssertUnwindSafe(&mut task)).is_err() {
+            RESTARTS.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(task = name, "a background task panicked; it begins again in a second");
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    })?;
+    Ok(())
 }
 
 /// How often any of them was begun again.

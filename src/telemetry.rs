@@ -342,6 +342,8 @@ pub struct Snapshot {
     pub store: Option<StoreSnapshot>,
     /// Groups granted for a time, where they can be.
     pub grants: Option<u64>,
+    /// The audit trail, where there is one.
+    pub audit: Option<AuditSnapshot>,
     /// The revocations, where there is a Redis for them.
     pub revocations: Option<RevocationsSnapshot>,
     /// Counters in this process's memory.
@@ -433,6 +435,23 @@ pub struct StoreSnapshot {
     pub episodes: u64,
 }
 
+/// The audit trail.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditSnapshot {
+    /// Whether its lines are written.
+    pub up: bool,
+    /// Lines written.
+    pub lines: u64,
+    /// Lines dropped.
+    pub dropped: u64,
+    /// Allows left out because the config asks for a sample.
+    pub sampled_out: u64,
+    /// Lines that wait.
+    pub queued: u64,
+    /// The number of the last line.
+    pub seq: u64,
+}
+
 /// The revocations.
 #[derive(Clone, Copy, Debug)]
 pub struct RevocationsSnapshot {
@@ -521,6 +540,25 @@ impl Collector for Snapshot {
         if let Some(grants) = self.grants.map(gauge) {
             let help = "Groups that are granted for a time";
             grants.encode(encoder.encode_descriptor("grants", help, None, grants.metric_type())?)?;
+        }
+
+        if let Some(audit) = self.audit {
+            for (name, help, value) in [
+                ("audit_up", "1 while the audit trail is written and drops nothing", u64::from(audit.up)),
+                ("audit_queued", "Lines that wait to be written to the audit trail", audit.queued),
+                ("audit_seq", "Number of the last line of the audit trail", audit.seq),
+            ] {
+                let value = gauge(value);
+                value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+            }
+            for (name, help, value) in [
+                ("audit_lines", "Lines written to the audit trail", audit.lines),
+                ("audit_dropped", "Lines dropped because the audit trail had no room", audit.dropped),
+                ("audit_sampled_out", "Allows left out of the audit trail by sample_allows", audit.sampled_out),
+            ] {
+                let value: ConstCounter<u64> = ConstCounter::new(value);
+                value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+            }
         }
         if let Some(revocations) = self.revocations {
             for (name, help, value) in [

@@ -42,6 +42,8 @@ impl Bench {
             counters: Arc::new(Counters::new(&config.counters).unwrap()),
             ids: Arc::new(DecisionIds::new(7)),
             deadline: config.spop.deadline,
+            version: config.version,
+            audited: false,
         };
         Bench { pipeline: Arc::new(pipeline), clock: Clock::by_hand(NOW_S), key, _folder: folder }
     }

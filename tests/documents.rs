@@ -109,8 +109,8 @@ fn the_command_lines_in_the_documents_have_flags_that_the_programs_know() {
         for line in command_lines(&fs::read_to_string(&file).unwrap()) {
             let words: Vec<_> = line.split_whitespace().collect();
             let Some((_, program)) = programs.iter().find(|(name, _)| words[0] == *name) else { continue };
-            // `api-key` has subcommands of its own.
-            let subcommand = &words[1..if words[1] == "api-key" { 3 } else { 2 }];
+            // These have subcommands of their own.
+            let subcommand = &words[1..if ["api-key", "audit"].contains(&words[1]) { 3 } else { 2 }];
             let known = flags_known.entry((words[0].to_owned(), subcommand.join(" "))).or_insert_with(|| {
                 let help = said(program, &[subcommand, &["--help"]].concat()).unwrap_or_default();
                 let words = help.split([' ', ',', '\n', '[', ']', '=']);

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tollgate::audit::Audit;
 use tollgate::clock::{Clock, Now};
 use tollgate::decision::{Decision, DecisionId, Reason};
 use tollgate::identity::Identity;
@@ -62,6 +63,10 @@ pub struct Running {
     pub task: JoinHandle<()>,
 }
 
+fn audit() -> Audit {
+    Audit::new(Clock::system(), 0)
+}
+
 impl Running {
     pub fn start(change: impl FnOnce(&mut SpopSettings)) -> Running {
         let listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
@@ -70,8 +75,15 @@ impl Running {
         let listeners: Vec<_> = settings.listen.iter().map(|listen| Listener::bind(listen).unwrap()).collect();
         let address = listeners[0].local_addr().unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
         let (telemetry, stop) = (Telemetry::default(), CancellationToken::new());
-        let serving =
-            server::serve(listeners, settings, Arc::new(ByPath), Clock::system(), telemetry.clone(), stop.clone());
+        let serving = server::serve(
+            listeners,
+            settings,
+            Arc::new(ByPath),
+            Clock::system(),
+            telemetry.clone(),
+            audit(),
+            stop.clone(),
+        );
         Running { address, telemetry, stop, task: tokio::spawn(serving) }
     }
 

@@ -25,10 +25,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     ("explain", &["clock", "decision", "identity", "pipeline", "respond", "secret", "spop", "trace"]),
     ("telemetry", &["decision"]),
+    ("audit", &["clock", "decision", "secret", "supervise"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
-    ("server", &["clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
     ("haproxy", &["policy", "server"]),
-    ("config", &["haproxy", "identity", "limit", "policy", "secret", "server"]),
+    ("server", &["audit", "clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
+    ("config", &["audit", "decision", "haproxy", "identity", "limit", "policy", "secret", "server"]),
     ("dev_idp", &["clock"]),
 ];
 

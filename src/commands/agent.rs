@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tollgate::audit::{Audit, Change};
 use tollgate::clock::Clock;
 use tollgate::config::flags::{LogFormat as LogStyle, RunArgs};
 use tollgate::config::{self, Config};
@@ -63,7 +64,10 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     }
     let counters = Arc::new(Counters::new(&config.counters).map_err(failed)?);
     let counter_settings = config.counters.clone();
-    let pipeline = pipeline(config, None, counters).map_err(wrong_config)?;
+    let (agent, version, audit_settings) = (random(), config.version, config.audit.clone());
+    let audit = Audit::new(clock.clone(), agent);
+    let pipeline = pipeline(config, None, counters, agent).map_err(wrong_config)?;
+    let change = audit.prepare(audit_settings.as_ref()).map_err(failed)?;
     pipeline.identities.spawn(&clock, &end);
     // Before the first question, so that a token that was revoked meanwhile has not even a moment. HAProxy waits in the
     // listen queue.
@@ -75,11 +79,13 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     // Where it cannot, nobody has more than they always have.
     let _ = tokio::time::timeout(REVOCATIONS_WAIT, pipeline.identities.grants_read()).await;
     let live = Arc::new(Live::new(pipeline));
+    audit.apply(change, version).map_err(failed)?;
 
     let admin = admin_settings.zip(admin_listener).map(|(settings, listener)| {
         let admin = Admin {
             live: Arc::clone(&live),
             telemetry: telemetry.clone(),
+            audit: audit.clone(),
             clock: clock.clone(),
             started: clock.now(),
             log_dropped: Some(log.dropped()),
@@ -93,6 +99,7 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
         counter_settings,
         clock.clone(),
         telemetry.clone(),
+        audit.clone(),
         end.clone(),
     ));
     let (probed, probed_until) = (Arc::clone(&live), end.clone());
@@ -103,12 +110,17 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     let watching = tokio::spawn(supervise::run("API keys", watch));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "tollgate serves");
-    server::serve(listeners, spop, Arc::clone(&live) as _, clock, telemetry, stop).await;
+    server::serve(listeners, spop, Arc::clone(&live) as _, clock, telemetry, audit.clone(), stop).await;
     tracing::info!("drained");
     end.cancel();
     let _ = reloading.await;
     let _ = probing.await;
     let _ = watching.await;
+    // Behind the last decision and the last reload. A blocked pipe does not keep the agent.
+    let written = tokio::task::spawn_blocking(move || audit.stop(AUDIT_WAIT)).await;
+    if !written.unwrap_or(false) {
+        tracing::error!("the audit trail was not written to its end");
+    }
     if let Some(admin) = admin {
         // A caller of the admin side that never ends its request does not keep the agent.
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
@@ -155,10 +167,15 @@ fn listen(addresses: &[Listen]) -> Result<Vec<Listener>, Failure> {
         .collect()
 }
 
-fn pipeline(config: Config, previous: Option<&Pipeline>, counters: Arc<Counters>) -> Result<Pipeline, SetupError> {
+fn pipeline(
+    config: Config,
+    previous: Option<&Pipeline>,
+    counters: Arc<Counters>,
+    agent: u32,
+) -> Result<Pipeline, SetupError> {
     let ids = match previous {
         Some(previous) => Arc::clone(&previous.ids),
-        None => Arc::new(DecisionIds::new(random())),
+        None => Arc::new(DecisionIds::new(agent)),
     };
     let previous = previous.map(|previous| &previous.identities);
     Ok(Pipeline {
@@ -167,6 +184,8 @@ fn pipeline(config: Config, previous: Option<&Pipeline>, counters: Arc<Counters>
         counters,
         ids,
         deadline: config.spop.deadline,
+        version: config.version,
+        audited: config.audit.is_some(),
     })
 }
 
@@ -191,6 +210,7 @@ async fn reload_on_hangup(
     counters: tollgate::limit::CounterSettings,
     clock: Clock,
     telemetry: Telemetry,
+    audit: Audit,
     end: CancellationToken,
 ) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
@@ -204,7 +224,7 @@ async fn reload_on_hangup(
             received = hangup.recv() => if received.is_none() { return },
         }
         // One that panics is one that failed: the next SIGHUP still counts.
-        let reload = || reload(&flags, &live, &mut counters, &clock, &end);
+        let reload = || reload(&flags, &live, &mut counters, &clock, &audit, &end);
         match catch_unwind(AssertUnwindSafe(reload))
             .unwrap_or_else(|_| Err(Failure::text("reading it panicked".to_owned())))
         {
@@ -214,6 +234,7 @@ async fn reload_on_hangup(
             }
             Err(failure) => {
                 telemetry.reloaded(false);
+                audit.reload_refused(&failure.to_string());
                 tracing::error!(config = %flags.config.config.display(), "the config was refused, the old one stays: {failure}");
             }
         }
@@ -225,6 +246,7 @@ fn reload(
     live: &Live,
     counters: &mut tollgate::limit::CounterSettings,
     clock: &Clock,
+    audit: &Audit,
     end: &CancellationToken,
 ) -> Result<(), Failure> {
     let config = load(flags)?;
@@ -239,11 +261,16 @@ fn reload(
         *counters = config.counters.clone();
         Arc::new(Counters::new(&config.counters).map_err(|error: StoreError| failed(error))?)
     };
-    let next = pipeline(config, Some(&previous), store).map_err(wrong_config)?;
+    let (version, audit_settings) = (config.version, config.audit.clone());
+    let next = pipeline(config, Some(&previous), store, 0).map_err(wrong_config)?;
+    let change: Change = audit.prepare(audit_settings.as_ref()).map_err(failed)?;
     next.identities.spawn(clock, end);
     live.store(next);
-    Ok(())
+    audit.apply(change, version).map_err(failed)
 }
+
+/// As long as a disk may take for what is queued.
+const AUDIT_WAIT: Duration = Duration::from_secs(3);
 
 /// A Redis that answers at all does so in milliseconds; without it the agent is of use all the same.
 const REVOCATIONS_WAIT: Duration = Duration::from_secs(1);

@@ -62,14 +62,10 @@ pub(super) async fn explain(flags: ExplainArgs) -> Result<ExitCode, Failure> {
             issuer.keys = KeyOrigin::Pinned { jwks: Arc::clone(&jwks) };
         }
     }
-    let url = Url::parse(&flags.url).map_err(|error| Failure::text(format!("--url {}: {error}", flags.url)))?;
-    let question = Question {
-        method: flags.method.clone(),
-        url,
-        typed: flags.url.clone(),
-        shown: shown(&flags)?,
-        src: Some(flags.src),
-    };
+    // The command line wants it wherever no decision of the past is asked for.
+    let typed = flags.url.clone().unwrap_or_default();
+    let url = Url::parse(&typed).map_err(|error| Failure::text(format!("--url {typed}: {error}")))?;
+    let question = Question { method: flags.method.clone(), url, typed, shown: shown(&flags)?, src: Some(flags.src) };
 
     let clock = Clock::system();
     let pipeline = pipeline(config)?;
@@ -183,6 +179,8 @@ fn pipeline(config: Config) -> Result<Pipeline, Failure> {
         counters: Arc::new(Counters::new(&config.counters).map_err(wrong_config)?),
         ids: Arc::new(DecisionIds::new(0)),
         deadline: config.spop.deadline,
+        version: config.version,
+        audited: false,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod agent;
 mod api_key;
+mod audit;
 mod grant;
 mod haproxy;
 mod inspect;
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::Clock;
 use tollgate::config::ConfigErrors;
-use tollgate::config::flags::{ApiKeyCommand, Cli, Command, DevIdpArgs};
+use tollgate::config::flags::{ApiKeyCommand, AuditCommand, Cli, Command, DevIdpArgs};
 use tollgate::dev_idp;
 use tollgate::telemetry::{self, LogFormat};
 
@@ -27,7 +28,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run(flags) => runtime()?.block_on(agent::run(flags)),
         Command::Check(flags) => inspect::check(&flags),
-        Command::Explain(flags) => runtime()?.block_on(inspect::explain(flags)),
+        Command::Explain(flags) => match flags.decision {
+            Some(id) => audit::explain(&flags, id),
+            None => runtime()?.block_on(inspect::explain(flags)),
+        },
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
         Command::Grant(flags) => runtime()?.block_on(grant::grant(flags)),
         Command::Grants(flags) => runtime()?.block_on(grant::grants(flags)),
@@ -35,6 +39,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
         Command::ApiKey(ApiKeyCommand::New(flags)) => api_key::new(&flags),
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),
+        Command::Audit(AuditCommand::Verify(flags)) => audit::verify(&flags),
+        Command::Audit(AuditCommand::Export(flags)) => audit::export(&flags),
         Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());

@@ -131,7 +131,18 @@ pub(super) fn source_line(text: &str, place: Place, only_before: bool) -> Option
     let index = usize::try_from(place.line).ok()?.checked_sub(1)?;
     let line = text.lines().nth(index)?.trim_end();
     let lower = line.to_ascii_lowercase();
-    let words = ["secret", "passw", "pass=", "pwd", "token", "api_key", "service_account", "nonce_key"];
+    let words = [
+        "secret",
+        "passw",
+        "pass=",
+        "pwd",
+        "token",
+        "api_key",
+        "service_account",
+        "nonce_key",
+        "hash_key",
+        "chain_key",
+    ];
     if words.iter().any(|word| lower.contains(word)) {
         return None;
     }

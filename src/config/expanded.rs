@@ -40,6 +40,9 @@ impl Config {
         }
         self.grants(&mut out);
         self.dpop(&mut out);
+        if let Some(audit) = &self.audit {
+            super::audit::expand(audit, &self.written.audit, &mut out);
+        }
         if !self.written.limits.is_empty() {
             out += "\nlimits:\n";
             self.written.limits.iter().for_each(|limit| self.limit(&mut out, limit));

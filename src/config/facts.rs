@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::limits::{show_key_part, show_period};
 use super::values::show_duration;
-use super::{Config, api_keys, certificates};
+use super::{Config, api_keys, audit, certificates};
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::settings::KeyOrigin;
 use crate::identity::{GroupId, GroupSet};
@@ -30,6 +30,7 @@ impl Config {
             facts.extend(self.bounds(limit));
             facts.extend(self.address_fallback(limit));
         }
+        facts.extend(self.audit.as_ref().map(audit::fact));
         let rules = self.policy.rules().len();
         facts.push(format!(
             "{rules} {}; a request that none matches is denied",

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::policy_tests::Expectation;
 use super::values;
+use crate::audit::Hash;
+use crate::decision::DecisionId;
 use crate::haproxy::Line;
 use crate::identity::grants::GrantId;
 use crate::identity::revocation::Id;
@@ -32,7 +34,7 @@ pub enum Command {
     /// Check a config: every mistake with its line, then what follows from it
     #[command(after_help = CHECK)]
     Check(CheckArgs),
-    /// Decide one request, and show each step that led to the decision
+    /// Decide one request, and show each step that led to the decision; or show a decision of the past
     #[command(after_help = EXPLAIN)]
     Explain(ExplainArgs),
     /// Run the policy tests written in the config's `tests:`
@@ -53,6 +55,9 @@ pub enum Command {
     /// Make API keys, and list those of a file
     #[command(subcommand, after_help = API_KEY)]
     ApiKey(ApiKeyCommand),
+    /// Verify the audit trail, or export some of it
+    #[command(subcommand, after_help = AUDIT)]
+    Audit(AuditCommand),
     /// Run a small OIDC provider for demos and tests, on loopback only
     #[command(after_help = DEV_IDP)]
     DevIdp(DevIdpArgs),
@@ -122,8 +127,14 @@ pub struct ExplainArgs {
     #[arg(long, default_value = "GET")]
     pub method: String,
     /// The request's absolute URL
-    #[arg(long, value_hint = ValueHint::Url)]
-    pub url: String,
+    #[arg(long, value_hint = ValueHint::Url, required_unless_present = "decision")]
+    pub url: Option<String>,
+    /// Show this decision of the audit trail instead: `X-Tollgate-Decision` of an answer, `decision_id` of a log
+    #[arg(long, value_name = "ID", value_parser = decision_id, conflicts_with_all = PRESENT)]
+    pub decision: Option<DecisionId>,
+    /// The audit trail to look into, where that is not the config's `audit.file`
+    #[arg(long, value_name = "FILE", conflicts_with = "url", value_hint = ValueHint::FilePath)]
+    pub audit_file: Option<PathBuf>,
     /// A bearer token. It is seen in the process list: prefer --token-file
     #[arg(long, conflicts_with = "token_file", hide_env_values = true)]
     pub token: Option<String>,
@@ -368,6 +379,78 @@ pub struct ListKeysArgs {
     pub file: PathBuf,
 }
 
+/// `tollgate audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Find every line that was edited, removed, put in, moved or repeated
+    #[command(after_help = AUDIT_VERIFY)]
+    Verify(VerifyArgs),
+    /// Write the lines of a period and a user
+    #[command(after_help = AUDIT_EXPORT)]
+    Export(ExportArgs),
+}
+
+/// `tollgate audit verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The trail: the config's `audit.file`. Files that were rotated out of it are read before it
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// The file of the config's `chain_key`, where it has one
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key_file: Option<PathBuf>,
+    /// A hash known from elsewhere, such as `audit.last.hash` of an earlier /status, that a line must have
+    #[arg(long, value_name = "HASH", value_parser = chain_hash)]
+    pub expect_last: Option<Hash>,
+    /// Print JSON, one line a trail
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tollgate audit export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The trail. Files that were rotated out of it are read before it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// From then on: `2027-01-01`, `2027-01-01T12:00:00Z` (UTC), or `30d` ago
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub from: Option<When>,
+    /// Until just before then
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub to: Option<When>,
+    /// Only what this user or subject asked; without it events of the trail are in as well
+    #[arg(long)]
+    pub user: Option<String>,
+    /// How lines look
+    #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
+    pub format: ExportFormat,
+    /// The file of the config's `chain_key`, where it has one
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key_file: Option<PathBuf>,
+    /// The file of the config's `hash_key`, to find a user by name where names are hashed
+    #[arg(long, value_name = "FILE", requires = "user", value_hint = ValueHint::FilePath)]
+    pub hash_key_file: Option<PathBuf>,
+}
+
+/// How exported lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// As in the trail.
+    Jsonl,
+    /// A table.
+    Csv,
+}
+
+/// A moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// This second since 1970.
+    At(i64),
+    /// So long before now.
+    Ago(Duration),
+}
+
 /// `tollgate dev-idp`.
 #[derive(Debug, Args)]
 pub struct DevIdpArgs {
@@ -387,6 +470,35 @@ fn haproxy_line() -> impl TypedValueParser<Value = Line> {
     let known = PossibleValuesParser::new(Line::ALL.map(Line::name));
     known.try_map(|name| Line::of(&name).ok_or("expected a line of HAProxy, such as 3.2"))
 }
+
+fn decision_id(text: &str) -> Result<DecisionId, String> {
+    DecisionId::parse(text).ok_or_else(|| "expected the sixteen characters of `decision_id`".to_owned())
+}
+
+fn chain_hash(text: &str) -> Result<Hash, String> {
+    Hash::parse(text).ok_or_else(|| "expected 64 hex digits in small letters, as `hash` has them".to_owned())
+}
+
+fn when(text: &str) -> Result<When, String> {
+    let at = values::date(text).map(When::At).or_else(|| values::duration(text).map(When::Ago));
+    at.ok_or_else(|| "expected 2027-01-01, 2027-01-01T12:00:00Z (UTC) or 30d".to_owned())
+}
+
+/// What a request that is made up has, and a decision of the past has not.
+const PRESENT: [&str; 12] = [
+    "url",
+    "method",
+    "token",
+    "token_file",
+    "authorization_file",
+    "dpop_file",
+    "api_key_file",
+    "certificate",
+    "src",
+    "offline",
+    "jwks",
+    "expect",
+];
 
 fn lifetime(text: &str) -> Result<Duration, String> {
     let known = values::duration(text).filter(|lifetime| (Duration::from_secs(1)..=LIFETIME_MAX).contains(lifetime));
@@ -468,7 +580,10 @@ const EXPLAIN: &str = "\
 Examples:
   tollgate explain --config tollgate.yaml --url https://api.acme.example/admin/x --token-file token.jwt
   tollgate explain --config tollgate.yaml --method POST --url https://api.acme.example/v1/x --expect 401
-  tollgate explain --config tollgate.yaml --url https://api.acme.example/ --token-file - --offline --jwks keys.json";
+  tollgate explain --config tollgate.yaml --url https://api.acme.example/ --token-file - --offline --jwks keys.json
+  tollgate explain --config tollgate.yaml --decision 3b1j0q8r5k2m0007
+
+Exit code 1 where the decision is not in the audit trail";
 
 const TEST: &str = "\
 Example:
@@ -531,6 +646,25 @@ const API_KEY_LIST: &str = "\
 Example:
   tollgate api-key list --file partners.keys";
 
+const AUDIT: &str = "\
+Examples:
+  tollgate audit verify /var/log/tollgate/audit.jsonl
+  tollgate audit export --file /var/log/tollgate/audit.jsonl --from 30d --user alice --format csv > alice.csv";
+
+const AUDIT_VERIFY: &str = "\
+Examples:
+  tollgate audit verify /var/log/tollgate/audit.jsonl --key-file chain.key
+  tollgate audit verify old/audit.jsonl --json
+
+Exit code 1 where anything is wrong";
+
+const AUDIT_EXPORT: &str = "\
+Examples:
+  tollgate audit export --file audit.jsonl --from 2027-01-01 --to 2027-04-01 --format csv > quarter.csv
+  tollgate audit export --file audit.jsonl --user alice --hash-key-file audit.key
+
+What was written, and whether the trail is whole, is said on standard error";
+
 const DEV_IDP: &str = "\
 Example:
   tollgate dev-idp --listen 127.0.0.1:9400
@@ -562,31 +696,18 @@ mod tests {
 
     #[test]
     fn examples_of_the_help_parse() {
-        let texts = [
-            EXAMPLES,
-            RUN,
-            CHECK,
-            EXPLAIN,
-            TEST,
-            GRANT,
-            GRANTS,
-            HAPROXY,
-            REVOKE,
-            API_KEY,
-            API_KEY_NEW,
-            API_KEY_LIST,
-            DEV_IDP,
-            COMPLETIONS,
-        ];
-        let help = texts.join("\n");
-        let mut count = 0;
-        for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
+        fn examples(command: &clap::Command) -> Vec<String> {
+            let own = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = own.lines().filter_map(|line| line.trim().strip_prefix("tollgate ").map(str::to_owned));
+            lines.chain(command.get_subcommands().flat_map(examples)).collect()
+        }
+        let examples = examples(&Cli::command());
+        for line in &examples {
             let line = line.split(" > ").next().unwrap();
             Cli::try_parse_from(["tollgate"].into_iter().chain(line.split(' ')))
                 .unwrap_or_else(|error| panic!("{error}"));
-            count += 1;
         }
-        assert_eq!(count, 27);
+        assert!(examples.len() > 30, "{examples:?}");
     }
 
     #[test]
@@ -606,6 +727,14 @@ mod tests {
             ("revoke --config f issuer acme --skew 6m", "0s to 5m"),
             ("revoke --config f session acme s --skew 1s", "unexpected argument"),
             ("revoke --config f undo 12", "sixteen hex digits"),
+            ("explain --config f", "--url"),
+            ("explain --config f --decision abc", "sixteen characters"),
+            ("explain --config f --decision 3b1j0q8r5k2m0007 --url u", "cannot be used with"),
+            ("explain --config f --url u --audit-file a", "cannot be used with"),
+            ("audit verify", "<FILE>"),
+            ("audit verify f --expect-last 00", "64 hex digits"),
+            ("audit export --file f --from yesterday", "2027-01-01T12:00:00Z"),
+            ("audit export --file f --hash-key-file k", "--user"),
             ("api-key new --user a --expires 1w", "2027-01-01T12:00:00Z"),
             ("api-key new --user a", "--expires"),
             ("api-key new --expires never --user a --scope x,\"y", "one scope"),

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `file` (the YAML as written, each node with its place), `read` (taking values out of it, noting every
 //! mistake), then a file for each section of the config (`listeners`, `directories`, `issuers` with `introspection`,
-//! `api_keys`, `certificates`, `counters`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules
+//! `api_keys`, `certificates`, `counters`, `audit`, `limits`, `rules`, `policy_tests`), which gives the settings types of the modules
 //! it configures. `facts` and `expanded` are what `check`
 //! says about a config, `haproxy` what `tollgate haproxy` needs of it; `flags` is the command line. `main` alone names this module.
 
@@ -11,6 +11,7 @@ pub mod error;
 pub mod flags;
 pub mod policy_tests;
 
+mod audit;
 mod certificates;
 mod counters;
 mod directories;
@@ -43,6 +44,7 @@ pub use error::{ConfigErrors, Problem};
 pub use file::Place;
 pub use policy_tests::{Expectation, PolicyTest, TestCaller};
 
+use crate::audit::Settings as AuditSettings;
 use crate::identity::settings::TokenUse;
 use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
@@ -71,6 +73,10 @@ pub struct Config {
     pub counters: CounterSettings,
     /// `rules:`, with the `limits:` that they use, and `ambiguous_paths:`.
     pub policy: Policy,
+    /// `audit:`.
+    pub audit: Option<AuditSettings>,
+    /// Names this very file: the first 64 bits of the SHA-256 of its bytes.
+    pub version: u64,
     /// `tests:`.
     pub tests: Vec<PolicyTest>,
     /// What is allowed and probably not meant, in the file's order; [`Problem::in_file`] shows one.
@@ -96,6 +102,7 @@ struct Written {
     admin_token: Option<SecretSource>,
     dpop_nonce_key: Option<SecretSource>,
     grants_key: Option<SecretSource>,
+    audit: audit::WrittenAudit,
 }
 
 /// Reads the config at `path`, at most 4 MiB, with the key sets and secrets that it names.
@@ -121,6 +128,7 @@ fn read_text(path: &Path) -> std::io::Result<String> {
 /// Reads a config from `text`. `path` is where it is from: messages name it, and relative files are taken from its
 /// directory.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    let version = version(text);
     // An editor's byte order mark is no part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let root = Node::parse(text).map_err(|error| {
@@ -138,7 +146,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     let config = check(&report.at(&root), path.parent().unwrap_or(Path::new("")));
     let (errors, warnings) = report.finish();
     match config {
-        Some(config) if errors.is_empty() => Ok(Config { warnings, ..config }),
+        Some(config) if errors.is_empty() => Ok(Config { warnings, version, ..config }),
         _ => Err(ConfigErrors::new(path, errors)),
     }
 }
@@ -154,7 +162,8 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
-    let [revocations_at, sign_in_at, grants_at] = ["revocations", "sign_in", "grants"].map(|key| top.take(key));
+    let [revocations_at, sign_in_at, grants_at, audit_at] =
+        ["revocations", "sign_in", "grants", "audit"].map(|key| top.take(key));
 
     let spop = listeners::spop(spop_at);
     let (admin, admin_token) = match &admin_at {
@@ -225,6 +234,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         can_sign_in: sign_in_at.is_some(),
     };
     let rules = rules_at.map(|at| rules::read(&at, names)).unwrap_or_default();
+    let (audit, written_audit) = audit_at.and_then(|at| audit::read(&at, directory)).unzip();
     let allow_ambiguous_paths = ambiguous_at.is_some_and(|at| ambiguous_paths(&at));
     let tests = tests_at.map(|at| policy_tests::read(&at, &issuer_names, &members)).unwrap_or_default();
     top.finish();
@@ -271,6 +281,8 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         groups: Arc::new(groups),
         counters,
         policy,
+        audit,
+        version: 0,
         tests,
         warnings: Vec::new(),
         written: Written {
@@ -282,8 +294,15 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
             admin_token,
             dpop_nonce_key,
             grants_key,
+            audit: written_audit.unwrap_or_default(),
         },
     })
+}
+
+/// The first 64 bits of the text's SHA-256.
+fn version(text: &str) -> u64 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 /// The kinds of credential that this config says how to verify, in the order in which they are taken.

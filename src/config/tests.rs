@@ -115,6 +115,8 @@ fn no_secret_written_into_a_config_is_in_its_errors() {
         "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://u:hunter2@h } }",
         "issuers:\n  acme: { issuer: https://h, audiences: a, proxy: { url: http://h, username: u, password: hunter2 } }",
         "dpop: { nonce: required, nonce_key: hunter2 }",
+        "audit: { file: x, hash: user, hash_key: hunter2 }",
+        "audit: { file: x, chainkey: hunter2 }",
         "counters: { password: hunter2, b: [ }",
         "counters: { password: hunter2, password: hunter2 }",
     ] {
@@ -286,8 +288,8 @@ fn meaning(config: &Config) -> String {
     let proxies: Vec<_> = config.identity.issuers.iter().filter_map(|issuer| issuer.outbound.proxy.as_ref()).collect();
     let proxies: Vec<_> = proxies.iter().filter_map(|proxy| Some(proxy.credentials.as_ref()?.1.expose())).collect();
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref()).map(|token| token.expose());
-    let Config { spop, admin, identity, counters, policy, .. } = config;
-    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{tests:#?}{redis:?}{token:?}{proxies:?}")
+    let Config { spop, admin, identity, counters, policy, audit, .. } = config;
+    format!("{spop:#?}{admin:#?}{identity:#?}{counters:#?}{policy:#?}{audit:#?}{tests:#?}{redis:?}{token:?}{proxies:?}")
 }
 
 fn yaml_files(name: &str) -> Vec<PathBuf> {

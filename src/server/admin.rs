@@ -20,12 +20,13 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::settings::AdminSettings;
 use super::socket::Listener;
+use crate::audit::Audit;
 use crate::clock::{Clock, Now};
 use crate::pipeline::Live;
 use crate::supervise;
 use crate::telemetry::{
-    DirectorySnapshot, IntrospectionSnapshot, IssuerSnapshot, KeyFileSnapshot, RevocationsSnapshot, Snapshot,
-    StoreSnapshot, Telemetry,
+    AuditSnapshot, DirectorySnapshot, IntrospectionSnapshot, IssuerSnapshot, KeyFileSnapshot, RevocationsSnapshot,
+    Snapshot, StoreSnapshot, Telemetry,
 };
 
 /// What the admin side shows.
@@ -34,6 +35,8 @@ pub struct Admin {
     pub live: Arc<Live>,
     /// The metrics.
     pub telemetry: Telemetry,
+    /// The audit trail.
+    pub audit: Audit,
     /// The time.
     pub clock: Clock,
     /// When the agent started.
@@ -129,15 +132,29 @@ async fn status(State(state): State<Arc<Guarded>>, headers: HeaderMap) -> Respon
     let (ready, parts) = readiness(admin);
     let uptime = admin.clock.now().instant().saturating_duration_since(admin.started.instant());
     let rules: Vec<_> = pipeline.policy.rules().iter().map(|rule| &*rule.name).collect();
-    Json(json!({
+    let mut body = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "config": format!("{:016x}", pipeline.version),
         "uptime_s": uptime.as_secs(),
         "ready": ready,
         "parts": parts,
         "rules": rules,
         "deadline_ms": u64::try_from(pipeline.deadline.as_millis()).unwrap_or(u64::MAX),
-    }))
-    .into_response()
+    });
+    if let Some(audit) = admin.audit.status() {
+        // Whoever keeps `last` somewhere else can tell later that nothing before it was cut off.
+        let last = audit.last.map(|(seq, hash)| json!({ "seq": seq, "hash": hash }));
+        body["audit"] = json!({
+            "file": audit.target,
+            "up": audit.up,
+            "lines": audit.lines,
+            "dropped": audit.dropped,
+            "sampled_out": audit.sampled_out,
+            "queued": audit.queued,
+            "last": last,
+        });
+    }
+    Json(body).into_response()
 }
 
 /// With a token configured, only its bearer may look; compared in constant time.
@@ -262,6 +279,14 @@ fn snapshot(admin: &Admin) -> Snapshot {
             .status()
             .map(|store| StoreSnapshot { reachable: store.reachable, episodes: store.episodes }),
         grants: pipeline.identities.grants(),
+        audit: admin.audit.status().map(|audit| AuditSnapshot {
+            up: audit.up,
+            lines: audit.lines,
+            dropped: audit.dropped,
+            sampled_out: audit.sampled_out,
+            queued: audit.queued,
+            seq: audit.last.map_or(0, |(seq, _)| seq),
+        }),
         revocations: pipeline.identities.revocation_status(admin.clock.now()).map(|status| RevocationsSnapshot {
             entries: status.entries,
             age_s: status.age_s,

@@ -21,6 +21,7 @@ use super::places::Places;
 use super::settings::SpopSettings;
 use super::socket::{Peer, Socket};
 use super::sparing::Sparing;
+use crate::audit::Audit;
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Reason};
 use crate::pipeline::{Decide, Step};
@@ -33,6 +34,7 @@ pub(super) struct Server {
     pub(super) decide: Arc<dyn Decide>,
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
+    pub(super) audit: Audit,
     pub(super) settings: SpopSettings,
     pub(super) memory: Memory,
     /// Connections that ask more than a turn takes go one behind the other, as many at a time as there are permits: those
@@ -349,7 +351,7 @@ impl Connection {
             let now = self.server.clock.now();
             let decide = &self.server.decide;
             match catch_unwind(AssertUnwindSafe(|| decide.decide(&messages, now))) {
-                Ok(Step::Done(decision)) => self.answer(pending, &decision, now),
+                Ok(Step::Done(decision)) => self.answer(pending, decision, now),
                 Ok(Step::Wait(decision)) => {
                     // The stages that wait keep a copy of the question.
                     let bytes = messages.as_bytes().len() + WAITING_BYTES;
@@ -357,7 +359,7 @@ impl Connection {
                 }
                 Err(_) => {
                     let decision = self.panicked(now);
-                    self.answer(pending, &decision, now);
+                    self.answer(pending, decision, now);
                 }
             }
             // A short question can have a long answer, and one that waits holds its state.
@@ -409,12 +411,12 @@ impl Connection {
 
     fn answer_waited(&mut self, waited: Waited) {
         self.waiting_bytes -= waited.bytes;
-        self.answer(waited.pending, &waited.decision, waited.asked);
+        self.answer(waited.pending, waited.decision, waited.asked);
     }
 
-    fn answer(&mut self, pending: Pending, decision: &Decision, asked: Now) {
-        let (room, scratch) = (pending.action_bytes_max(), &mut self.scratch);
-        match catch_unwind(AssertUnwindSafe(once(move || respond(decision, room, scratch)))) {
+    fn answer(&mut self, pending: Pending, decision: Decision, asked: Now) {
+        let (room, scratch, answered) = (pending.action_bytes_max(), &mut self.scratch, &decision);
+        match catch_unwind(AssertUnwindSafe(once(move || respond(answered, room, scratch)))) {
             Ok(answer) => {
                 let fits = self.agent.ack(pending, &answer.actions);
                 if answer.trimmed || !fits {
@@ -428,7 +430,8 @@ impl Connection {
             }
         }
         let latency = self.server.clock.now().instant().saturating_duration_since(asked.instant());
-        self.server.telemetry.decided(decision, latency);
+        self.server.telemetry.decided(&decision, latency);
+        self.server.audit.record(decision, asked, latency);
     }
 
     fn panicked(&self, now: Now) -> Decision {

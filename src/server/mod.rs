@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::pipeline::Decide;
 use crate::supervise;
@@ -38,6 +39,7 @@ pub async fn serve(
     decide: Arc<dyn Decide>,
     clock: Clock,
     telemetry: Telemetry,
+    audit: Audit,
     stop: CancellationToken,
 ) {
     let drain_timeout = settings.drain_timeout;
@@ -50,6 +52,7 @@ pub async fn serve(
         decide,
         clock,
         telemetry,
+        audit,
         settings,
         memory,
         turns,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tollgate::audit::Audit;
 use tollgate::clock::{Clock, Now};
 use tollgate::decision::{Decision, DecisionId, Reason};
 use tollgate::identity::Identity;
@@ -79,7 +80,9 @@ impl Server {
         let port = listener.local_addr().unwrap().port();
         let (echo, telemetry, stop) = (Arc::<Echo>::default(), Telemetry::default(), CancellationToken::new());
         let decide = Arc::clone(&echo);
-        let serving = server::serve(vec![listener], settings, decide, Clock::system(), telemetry.clone(), stop.clone());
+        let audit = Audit::new(Clock::system(), 0);
+        let serving =
+            server::serve(vec![listener], settings, decide, Clock::system(), telemetry.clone(), audit, stop.clone());
         tokio::spawn(serving);
         Server { port, echo, telemetry, stop }
     }

@@ -1,0 +1,221 @@
+//! `tollgate audit` and `tollgate explain --decision`: what was decided, and whether what says so is whole.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use tollgate::audit::export::{self, Format, Search, Wanted};
+use tollgate::audit::verify::{self, Finding, Report};
+use tollgate::audit::{Seal, Target, show_time, trail};
+use tollgate::clock::Clock;
+use tollgate::config;
+use tollgate::config::flags::{ExplainArgs, ExportArgs, ExportFormat, VerifyArgs, When};
+use tollgate::decision::DecisionId;
+use tollgate::secret::{Secret, SecretSource};
+
+use super::{Failure, failed};
+
+/// Verifies trails, each file with those that were rotated out of it.
+pub(super) fn verify(flags: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let seal = seal(flags.key_file.as_ref())?;
+    let mut out = std::io::stdout().lock();
+    let mut good = true;
+    for base in &flags.files {
+        let files = files(base)?;
+        let report = verify::verify(&files, &seal, flags.expect_last).map_err(failed)?;
+        good &= report.is_whole();
+        if flags.json {
+            writeln!(out, "{}", as_json(base, &files, &report)).map_err(failed)?;
+        } else {
+            print(base, &report, &mut out).map_err(failed)?;
+        }
+        if report.unverified > 0 && report.unverified == report.lines {
+            let hint = match seal {
+                Seal::Plain => "not one hash fits: where the config has a `chain_key`, give it as --key-file",
+                Seal::Keyed(_) => "not one hash fits: this is another key, or the trail was written without one",
+            };
+            eprintln!("tollgate: {hint}");
+        }
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes the lines of a period and a user.
+pub(super) fn export(flags: &ExportArgs) -> Result<ExitCode, Failure> {
+    let now = Clock::system().now();
+    let at = |when: When| match when {
+        When::At(seconds) => u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000),
+        When::Ago(ago) => now.unix_us().saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX)),
+    };
+    let hash_key = flags.hash_key_file.as_ref().map(key).transpose()?;
+    let wanted = Wanted {
+        from_us: flags.from.map(at),
+        to_us: flags.to.map(at),
+        user: flags.user.clone(),
+        hash_key: hash_key.map(|key| key.expose().as_bytes().to_vec()),
+    };
+    let format = match flags.format {
+        ExportFormat::Jsonl => Format::Jsonl,
+        ExportFormat::Csv => Format::Csv,
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let files = files(&flags.file)?;
+    let exported =
+        export::export(&files, &seal(flags.key_file.as_ref())?, &wanted, format, &mut out).map_err(failed)?;
+    let report = &exported.report;
+    let trail = if report.is_whole() {
+        "the chain is whole".to_owned()
+    } else {
+        format!("THE CHAIN IS NOT WHOLE, {} findings: see `tollgate audit verify`", report.wrong)
+    };
+    eprintln!("{} of {} lines written; {trail}", exported.written, report.lines);
+    if report.dropped + report.sampled_out > 0 {
+        let (dropped, sampled) = (report.dropped, report.sampled_out);
+        eprintln!("not in the trail: {dropped} decisions dropped, {sampled} allows left out by `sample_allows`");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a decision of the past.
+pub(super) fn explain(flags: &ExplainArgs, id: DecisionId) -> Result<ExitCode, Failure> {
+    let config = config::load(&flags.config.config)?;
+    let configured = match config.audit.as_ref().map(|audit| &audit.target) {
+        Some(Target::File(path)) => Some(path),
+        Some(Target::Stdout) | None => None,
+    };
+    let Some(base) = flags.audit_file.as_ref().or(configured) else {
+        return Err(Failure::text(
+            "the config has no `audit: { file: PATH }` to look into, expected that or --audit-file".to_owned(),
+        ));
+    };
+    let seal = config.audit.as_ref().map_or(Seal::Plain, tollgate::audit::Settings::seal);
+    let search = export::find(&files(base)?, &seal, id.as_str()).map_err(failed)?;
+    let mut out = std::io::stdout().lock();
+    let Some(found) = search.found else {
+        if flags.json {
+            writeln!(out, "{}", json!({ "decision_id": id.as_str(), "found": false })).map_err(failed)?;
+        }
+        eprintln!("{}", not_found(id, base, &search));
+        return Ok(ExitCode::FAILURE);
+    };
+    if flags.json {
+        let found = json!({
+            "decision_id": id.as_str(), "found": true, "file": found.file.display().to_string(), "line": found.line,
+            "hash_ok": found.is_whole, "record": found.record,
+        });
+        let text = serde_json::to_string_pretty(&found).map_err(failed)?;
+        writeln!(out, "{text}").map_err(failed)?;
+    } else {
+        print_decision(&found.record, &mut out).map_err(failed)?;
+        let hash = if found.is_whole { "its hash is right" } else { "ITS HASH IS NOT RIGHT" };
+        writeln!(out, "\n{}:{}: {hash}", found.file.display(), found.line).map_err(failed)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn not_found(id: DecisionId, base: &Path, search: &Search) -> String {
+    let made = show_time(id.unix_s() * 1_000_000);
+    let covers = match &search.period {
+        Some((from, to)) => format!("{} lines, from {from} to {to}", search.lines),
+        None => "no lines".to_owned(),
+    };
+    format!(
+        "tollgate: the decision {id} is not in {}, which has {covers}; by its name it was made at {made}. It may have been \
+         left out by `sample_allows`, dropped, rotated away, or be another agent's",
+        base.display()
+    )
+}
+
+/// The record for people, the most telling first.
+fn print_decision(record: &Value, out: &mut impl Write) -> std::io::Result<()> {
+    let text = |name: &str| record[name].as_str().unwrap_or_default();
+    writeln!(out, "{}: {}", text("verdict"), text("reason"))?;
+    if !text("rule").is_empty() {
+        writeln!(out, "by rule `{}`", text("rule"))?;
+    }
+    writeln!(out)?;
+    let said = ["v", "seq", "verdict", "reason", "rule", "prev", "hash"];
+    let members = record.as_object().into_iter().flatten().filter(|(name, _)| !said.contains(&name.as_str()));
+    for (name, value) in members {
+        // JSON's own quotes keep whatever a caller sent on its line.
+        let shown = match value {
+            Value::String(text) if text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) => text.clone(),
+            other => escaped(&other.to_string()),
+        };
+        writeln!(out, "  {name:<14} {shown}")?;
+    }
+    Ok(())
+}
+
+/// What `serde_json` leaves as it is and a terminal would not.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => out.push(c),
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    out
+}
+
+fn print(base: &Path, report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+    let line = |finding: &Finding, mark: &str| {
+        format!("{mark}  {}:{}: {}", finding.file.display(), finding.line, finding.text)
+    };
+    for finding in &report.findings {
+        writeln!(out, "{}", line(finding, "NO"))?;
+    }
+    let more = report.wrong.saturating_sub(report.findings.len() as u64);
+    if more > 0 {
+        writeln!(out, "NO  and {more} more")?;
+    }
+    for note in &report.notes {
+        writeln!(out, "{}", line(note, "--"))?;
+    }
+    let state = if report.is_whole() { "whole" } else { "NOT WHOLE" };
+    write!(out, "{}: {state}, {} lines", base.display(), report.lines)?;
+    if let (Some((first, from)), Some((last, to, hash))) = (&report.first, &report.last) {
+        write!(out, ", {first} ({from}) to {last} ({to}), the last hash is {hash}")?;
+    }
+    if let Some((file, line, _)) = &report.expected_at {
+        write!(out, "; the expected hash is at {}:{line}", file.display())?;
+    }
+    writeln!(out)
+}
+
+fn as_json(base: &Path, files: &[PathBuf], report: &Report) -> Value {
+    let all = |findings: &[Finding]| -> Vec<Value> {
+        let one = |finding: &Finding| json!({ "file": finding.file.display().to_string(), "line": finding.line, "kind": finding.kind, "text": finding.text });
+        findings.iter().map(one).collect()
+    };
+    let place = |(file, line, seq): &(PathBuf, u64, u64)| json!({ "file": file.display().to_string(), "line": line, "seq": seq });
+    json!({
+        "trail": base.display().to_string(),
+        "files": files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
+        "whole": report.is_whole(),
+        "lines": report.lines,
+        "first": report.first.as_ref().map(|(seq, time)| json!({ "seq": seq, "time": time })),
+        "last": report.last.as_ref().map(|(seq, time, hash)| json!({ "seq": seq, "time": time, "hash": hash.to_string() })),
+        "wrong": report.wrong,
+        "findings": all(&report.findings),
+        "notes": all(&report.notes),
+        "dropped": report.dropped,
+        "sampled_out": report.sampled_out,
+        "expected_at": report.expected_at.as_ref().map(place),
+    })
+}
+
+fn files(base: &Path) -> Result<Vec<PathBuf>, Failure> {
+    trail::files(base).map_err(|error| Failure::at(base, error))
+}
+
+fn seal(key_file: Option<&PathBuf>) -> Result<Seal, Failure> {
+    let key = key_file.map(key).transpose()?;
+    Ok(Seal::new(key.as_ref().map(|key| key.expose().as_bytes())))
+}
+
+fn key(file: &PathBuf) -> Result<Secret, Failure> {
+    SecretSource::File(file.clone()).read().map_err(failed)
+}
