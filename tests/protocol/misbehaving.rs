@@ -1,4 +1,4 @@
-//! An agent that misbehaves, behind the files of `haproxy/` as they ship: whatever it does, nobody gets in without a whole
+//! An agent that misbehaves, behind the files of `haproxy/` as they ship and as they are written for the line: whatever it does, nobody gets in without a whole
 //! `allow`, nobody waits for long, and a good agent in its place is enough to serve again.
 
 use std::path::Path;
