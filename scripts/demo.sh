@@ -148,7 +148,7 @@ start_haproxy() {
   # Whatever TOLLGATE_* the caller's shell holds is meant for something else.
   local name
   local forget=()
-  for name in AGENT_2 SPOE_CONF LOG LOG_FORMAT HAPROXY_SOCKET; do
+  for name in AGENT_2 FAST_1 FAST_2 SPOE_CONF LOG LOG_FORMAT HAPROXY_SOCKET; do
     forget+=(-u "TOLLGATE_$name")
   done
   start "$1" env "${forget[@]}" "${environment[@]}" haproxy -db -f haproxy/haproxy.cfg

@@ -1,5 +1,6 @@
-//! An agent that misbehaves, behind the files of `haproxy/` as they ship: whatever it does, nobody gets in without a whole
-//! `allow`, nobody waits for long, and a good agent in its place is enough to serve again.
+//! An agent that misbehaves, behind the files of `haproxy/` as they ship and as they are written for the line: whatever it
+//! does, nobody gets in without a whole `allow`, nobody waits for long, and a good agent in its place is enough to serve
+//! again.
 
 use std::path::Path;
 use std::sync::Arc;

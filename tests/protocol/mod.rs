@@ -5,7 +5,7 @@
 //! | `serving` | Tollgate answers in every configuration that changes the wire: capabilities, frame sizes, fragments, checks |
 //! | `life` | reload, soft stop and a frozen agent leave nobody waiting; what is refused makes no storm |
 //! | `values` | each type both ways, each scope, ACKs in any order |
-//! | `misbehaving` | a scripted agent behind `haproxy/` as it ships: sixty ways to be wrong, and nobody gets in |
+//! | `misbehaving` | a scripted agent behind `haproxy/` as it ships, and as it is written for the line: sixty ways to be wrong, and nobody gets in |
 //! | `answers` | one ACK for each NOTIFY while the agent reloads, and while Redis hangs |
 //!
 //! What an agent must do, and where it is shown (`unit` is src/spop/agent.rs, `server` is tests/spop_server.rs):
