@@ -10,6 +10,7 @@ impl Config {
     pub fn haproxy_site(&self, file: &Path) -> Result<Site, SiteError> {
         let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
         let backends = Backends::of(self.policy.rules().iter().map(|rule| rule.backend.as_ref()));
-        Site::new(&name, &self.spop.listen, self.spop.deadline, backends)
+        let sticky = self.policy.rules().iter().any(|rule| !rule.sticky.is_empty());
+        Ok(Site::new(&name, &self.spop.listen, self.spop.deadline, backends)?.sticking(sticky))
     }
 }

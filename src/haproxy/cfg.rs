@@ -103,7 +103,8 @@ fn front(site: &Site) -> String {
 fn workers(site: &Site, line: Line) -> String {
     let trailers = if line.has_mux() { TRAILERS } else { TRAILERS_LATER };
     let (workers, base) = (site.backends.own("workers"), site.backends.own("base"));
-    format!("{ABOUT_WORKERS}defaults {workers} from {base}\n{WORKERS}{trailers}")
+    let balance = if site.sticky { BALANCE_STICKY } else { BALANCE };
+    format!("{ABOUT_WORKERS}defaults {workers} from {base}\n{balance}{WORKERS}{trailers}")
 }
 
 fn backends(site: &Site) -> String {
@@ -185,6 +186,14 @@ const ABOUT_WORKERS: &str = "\
 # The application's backends. A request that could not be delivered goes to another worker: any method where the
 # connection was refused, the safe methods also where a worker died before it answered a byte. The agent is not asked
 # again for it, so nothing is counted twice.
+";
+
+const BALANCE: &str = "    balance roundrobin\n";
+
+/// A request without the variable goes round robin.
+const BALANCE_STICKY: &str = "    # Requests with the same `sticky` go to the same worker, as long as that is up.
+    balance hash var(txn.tollgate.sticky)
+    hash-type consistent
 ";
 
 /// Up to 3.0 there is no such option; whoever moves to a later HAProxy with the same file gets it.

@@ -16,6 +16,8 @@ pub struct Site {
     /// `spop.deadline`.
     pub(super) deadline: Duration,
     pub(super) backends: Backends,
+    /// Whether some rule says which requests belong to one server.
+    pub(super) sticky: bool,
 }
 
 /// Where the agent listens, HAProxy cannot connect.
@@ -40,7 +42,12 @@ impl Site {
     /// `config` is the name of the config's file, `listen` and `deadline` are of its `spop:`.
     pub fn new(config: &str, listen: &[Listen], deadline: Duration, backends: Backends) -> Result<Site, SiteError> {
         let agents = listen.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Site { config: config.to_owned(), agents, deadline, backends })
+        Ok(Site { config: config.to_owned(), agents, deadline, backends, sticky: false })
+    }
+
+    /// The same, with some rule that says which requests belong to one server.
+    pub fn sticking(self, sticky: bool) -> Site {
+        Site { sticky, ..self }
     }
 }
 

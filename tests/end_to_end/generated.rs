@@ -32,12 +32,13 @@ spop: {{ listen: "unix:{}" }}
 api_keys: {{ partners: {{ file: {} }} }}
 groups: {{ ops: ["partners:platform"], paid: ["partners:pro"] }}
 admin: {{ listen: tcp:127.0.0.1:9003 }}
+sign_in: {{ location: "https://login.acme.example/start?rd={{url}}" }}
 limits: {{ two: {{ key: [user], rate: 2/1h }} }}
 rules:
   - {{ name: health, path: /healthz, allow: anyone }}
   - {{ name: admin, path: /admin/**, allow: {{ groups: [ops] }} }}
   - {{ name: limited, path: /limited/**, allow: authenticated, limits: [two] }}
-  - {{ name: api, path: /v1/**, allow: authenticated, backend: {{ paid: fast.lane, else: public }} }}
+  - {{ name: api, path: /v1/**, allow: authenticated, backend: {{ paid: fast.lane, else: public }}, sticky: [user] }}
   - {{ name: away, path: /away/**, allow: anyone, backend: -other }}
 "#,
         socket.display(),
@@ -46,12 +47,21 @@ rules:
     let files = generate(&settings, line);
     let mut agent = Agent::start_on(&settings, &format!("unix@{}", socket.display())).await;
     let (app, fast, other) = (Application::start().await, Application::start().await, Application::start().await);
+    let second = Application::start().await;
+    let second_address = format!("127.0.0.1:{}", second.port);
     let (fast_address, other_address) = (format!("127.0.0.1:{}", fast.port), format!("127.0.0.1:{}", other.port));
-    let env = [("TOLLGATE_FAST_LANE_1", fast_address.as_str()), ("TOLLGATE__OTHER_1", &other_address)];
+    let env = [
+        ("TOLLGATE_FAST_LANE_1", fast_address.as_str()),
+        ("TOLLGATE_FAST_LANE_2", &second_address),
+        ("TOLLGATE__OTHER_1", &other_address),
+    ];
     let haproxy = Haproxy::start_file(&files.cfg, program, &[], &[app.port], &env).await;
     agent.ready().await;
     haproxy.answering().await;
-    let take = || [&app, &fast, &other].map(|app| app.take_heads().len());
+    let take = || {
+        let [app, fast, second, other] = [&app, &fast, &second, &other].map(|app| app.take_heads().len());
+        [app, fast + second, other]
+    };
     let get = async |path: &str, key: &str, more: &[(&str, &str)]| -> Reply {
         let own = [("X-API-Key", key)];
         let fields = if key.is_empty() { more.to_vec() } else { [&own, more].concat() };
@@ -87,6 +97,30 @@ rules:
         }
     }
 
+    // A browser is sent to sign in, with where it came from; a program is not.
+    let browser = [("Accept", "text/html,*/*;q=0.8")];
+    let reply = get("/admin/x?y=1", "", &browser).await;
+    assert_eq!((reply.status, take()), (302, [0, 0, 0]), "HAProxy {line}: {reply:?}");
+    let location = "https://login.acme.example/start?rd=http%3A%2F%2Fapp%2Fadmin%2Fx%3Fy%3D1";
+    assert_eq!(reply.field("location"), Some(location));
+    assert!(reply.field("x-tollgate-decision").is_some(), "{reply:?}");
+    let reply = get("/admin/x", "", &[("Accept", "*/*")]).await;
+    assert_eq!((reply.status, reply.field("location")), (401, None), "HAProxy {line}: {reply:?}");
+
+    // One caller's requests go to one worker of two.
+    eventually("both are up", async || {
+        let servers = haproxy.servers("fast.lane").await;
+        (servers == ["UP", "UP"]).then_some(())
+    })
+    .await;
+    take();
+    for _ in 0..8 {
+        assert_eq!(get("/v1/x", &bob, &[]).await.status, 200);
+    }
+    let mut each = [&fast, &second].map(|app| app.take_heads().len());
+    each.sort_unstable();
+    assert_eq!(each, [0, 8], "HAProxy {line}");
+
     // Nobody says who they are but by what they can prove, and nobody says it twice.
     let spoofed =
         [("X-Auth-User", "root"), ("x_auth_groups", "ops"), ("X.Auth.Email", "r@x"), ("Connection", "X-Auth-User")];
@@ -113,5 +147,9 @@ rules:
     let logged = haproxy.program.log();
     let logged: Vec<Value> = logged.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let fast = logged.iter().find(|line| line["user"] == "bob" && line["status"] == 200).unwrap();
-    assert_eq!([&fast["backend"], &fast["server"], &fast["groups"]], ["fast.lane", "w1", "paid"], "{fast}");
+    assert_eq!(
+        [&fast["backend"], &fast["server"], &fast["groups"]],
+        ["fast.lane", fast["server"].as_str().unwrap(), "paid"],
+        "{fast}"
+    );
 }
