@@ -14,6 +14,7 @@
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
 //! | `haproxy_files` | `tollgate haproxy`: the shipped files are its output, and every HAProxy line takes it, whatever the policy |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
+//! | `reloading` | another config while the agent serves: a thousand under load, broken ones, files that change by themselves |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
 //!
 //! `support` starts real programs on free ports and stops them; nothing is left running. What is not installed is a
@@ -32,6 +33,7 @@ mod harness;
 mod ldap;
 mod operating;
 mod protocol;
+mod reloading;
 mod spop_limits;
 mod spop_server;
 mod support;

@@ -1,18 +1,17 @@
 //! `tollgate run`: the agent.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tollgate::audit::{Audit, Change};
+use tollgate::audit::Audit;
 use tollgate::clock::Clock;
 use tollgate::config::flags::{LogFormat as LogStyle, RunArgs};
 use tollgate::config::{self, Config};
 use tollgate::identity::{Identities, SetupError};
-use tollgate::limit::{Counters, StoreError};
+use tollgate::limit::Counters;
 use tollgate::pipeline::{DecisionIds, Live, Pipeline};
 use tollgate::server;
 use tollgate::server::admin::{self, Admin};
@@ -22,10 +21,13 @@ use tollgate::server::{descriptors, dumps};
 use tollgate::supervise;
 use tollgate::telemetry::{self, LogFormat, Telemetry};
 
+use super::reload::{self, Reloader, Seen};
 use super::{Failure, failed, key_files, stop_on_signal};
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
+    // Before the config is read: a signal that comes then is not lost, nor does it end the process.
+    let hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let config = load(&flags)?;
     let format = match flags.log_format {
         LogStyle::Text => LogFormat::Text,
@@ -52,6 +54,7 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
         Some(settings) => Some(Listener::bind(&settings.listen).map_err(failed)?),
         None => None,
     };
+    let watched_files = if flags.no_watch { None } else { Some(Seen::of(config.files.clone())) };
     let mut spop = config.spop.clone();
     let fitting = descriptors::make_room(spop.connections_max);
     if fitting < spop.connections_max {
@@ -93,15 +96,16 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
         };
         tokio::spawn(admin::serve(listener, settings, admin, end.clone()))
     });
-    let reloading = tokio::spawn(reload_on_hangup(
+    let reloader = Reloader {
         flags,
-        Arc::clone(&live),
-        counter_settings,
-        clock.clone(),
-        telemetry.clone(),
-        audit.clone(),
-        end.clone(),
-    ));
+        live: Arc::clone(&live),
+        counters: counter_settings,
+        clock: clock.clone(),
+        telemetry: telemetry.clone(),
+        audit: audit.clone(),
+        end: end.clone(),
+    };
+    let reloading = tokio::spawn(reload::run(reloader, hangup, watched_files));
     let (probed, probed_until) = (Arc::clone(&live), end.clone());
     let probing = tokio::spawn(supervise::run("probe", move || probe(Arc::clone(&probed), probed_until.clone())));
 
@@ -128,7 +132,8 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(flags: &RunArgs) -> Result<Config, Failure> {
+/// The config, as the flags change it.
+pub(super) fn load(flags: &RunArgs) -> Result<Config, Failure> {
     let mut config = config::load(&flags.config.config)?;
     if !flags.spop_listen.is_empty() {
         config.spop.listen.clone_from(&flags.spop_listen);
@@ -167,7 +172,8 @@ fn listen(addresses: &[Listen]) -> Result<Vec<Listener>, Failure> {
         .collect()
 }
 
-fn pipeline(
+/// One config's worth of deciding, which goes on with what `previous` knows.
+pub(super) fn pipeline(
     config: Config,
     previous: Option<&Pipeline>,
     counters: Arc<Counters>,
@@ -190,7 +196,7 @@ fn pipeline(
 }
 
 /// Issuers that cannot be told apart, or pinned keys that are of no use.
-fn wrong_config(error: SetupError) -> Failure {
+pub(super) fn wrong_config(error: SetupError) -> Failure {
     Failure::WrongConfig(error.to_string())
 }
 
@@ -199,74 +205,6 @@ fn random() -> u32 {
     // Without the system's random numbers there is no TLS and no agent either; identifiers may then repeat.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u32::from_ne_bytes(bytes)
-}
-
-/// SIGHUP: reads the config again. A bad one changes nothing and says why; a good one is in force from the next
-/// decision on. Counters live on unless `counters:` itself changed; `spop` but for its deadline, and `admin`, stay as they
-/// were at the start.
-async fn reload_on_hangup(
-    flags: RunArgs,
-    live: Arc<Live>,
-    counters: tollgate::limit::CounterSettings,
-    clock: Clock,
-    telemetry: Telemetry,
-    audit: Audit,
-    end: CancellationToken,
-) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::error!("cannot listen for SIGHUP; the config will not be read again");
-        return;
-    };
-    let mut counters = counters;
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            received = hangup.recv() => if received.is_none() { return },
-        }
-        // One that panics is one that failed: the next SIGHUP still counts.
-        let reload = || reload(&flags, &live, &mut counters, &clock, &audit, &end);
-        match catch_unwind(AssertUnwindSafe(reload))
-            .unwrap_or_else(|_| Err(Failure::text("reading it panicked".to_owned())))
-        {
-            Ok(()) => {
-                telemetry.reloaded(true);
-                tracing::info!(config = %flags.config.config.display(), "the config was read again and is in force; `spop` (but for its deadline) and `admin` wait for a restart");
-            }
-            Err(failure) => {
-                telemetry.reloaded(false);
-                audit.reload_refused(&failure.to_string());
-                tracing::error!(config = %flags.config.config.display(), "the config was refused, the old one stays: {failure}");
-            }
-        }
-    }
-}
-
-fn reload(
-    flags: &RunArgs,
-    live: &Live,
-    counters: &mut tollgate::limit::CounterSettings,
-    clock: &Clock,
-    audit: &Audit,
-    end: &CancellationToken,
-) -> Result<(), Failure> {
-    let config = load(flags)?;
-    for warning in &config.warnings {
-        tracing::warn!("{}", warning.in_file(&flags.config.config));
-    }
-    let previous = live.pipeline();
-    // Counters live on: a reload must not give everybody a fresh budget.
-    let store = if config.counters == *counters {
-        Arc::clone(&previous.counters)
-    } else {
-        *counters = config.counters.clone();
-        Arc::new(Counters::new(&config.counters).map_err(|error: StoreError| failed(error))?)
-    };
-    let (version, audit_settings) = (config.version, config.audit.clone());
-    let next = pipeline(config, Some(&previous), store, 0).map_err(wrong_config)?;
-    let change: Change = audit.prepare(audit_settings.as_ref()).map_err(failed)?;
-    next.identities.spawn(clock, end);
-    live.store(next);
-    audit.apply(change, version).map_err(failed)
 }
 
 /// As long as a disk may take for what is queued.

@@ -7,6 +7,7 @@ mod grant;
 mod haproxy;
 mod inspect;
 mod key_files;
+mod reload;
 mod revoke;
 
 use std::error::Error;

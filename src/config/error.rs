@@ -21,6 +21,8 @@ use super::file::Place;
 pub struct ConfigErrors {
     file: PathBuf,
     problems: Vec<Problem>,
+    /// Besides `file`.
+    files: Vec<PathBuf>,
 }
 
 /// One thing that is wrong, or that is worth a warning. Holds no secret: neither its text nor its source line.
@@ -45,12 +47,24 @@ impl ConfigErrors {
         problems.sort_by_key(|problem| problem.place);
         // A name refused in two roles (as a group and as a tier) says the same twice.
         problems.dedup();
-        ConfigErrors { file: file.to_owned(), problems }
+        ConfigErrors { file: file.to_owned(), problems, files: Vec::new() }
     }
 
     /// Where they are.
     pub(super) fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// The same, of a config that depends on these files.
+    pub(super) fn of(self, files: Vec<PathBuf>) -> ConfigErrors {
+        ConfigErrors { files, ..self }
+    }
+
+    /// The files that the config depends on as far as it could be read, itself among them: once one of them is different,
+    /// it may be good.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let own = std::iter::once(&self.file);
+        own.chain(&self.files).cloned().collect()
     }
 
     /// The problems, in the file's order.

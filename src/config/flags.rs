@@ -89,6 +89,9 @@ pub struct RunArgs {
     /// Listen here instead of the config's `admin.listen`
     #[arg(long, value_name = "LISTEN", value_parser = listen)]
     pub admin_listen: Option<Listen>,
+    /// Read the config again on SIGHUP only, not by itself when a file of it has changed
+    #[arg(long)]
+    pub no_watch: bool,
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

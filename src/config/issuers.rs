@@ -277,13 +277,7 @@ fn issuer_url(at: &At<'_>, insecure: bool) -> Option<Url> {
 /// A key set from a file, so far as it can be told from anything else; `identity` reads the keys.
 fn key_set(at: &At<'_>, directory: &Path) -> Option<(PathBuf, Arc<[u8]>)> {
     let path = directory.join(at.text(JWKS)?);
-    let read = std::fs::metadata(&path).and_then(|meta| {
-        if meta.len() > JWKS_BYTES_MAX {
-            return Err(std::io::Error::other(format!("it is larger than {} KiB", JWKS_BYTES_MAX / 1024)));
-        }
-        std::fs::read(&path)
-    });
-    let bytes = match read {
+    let bytes = match at.read_file(&path, JWKS_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) => {
             at.refuse(format!("cannot read the key set {}: {error}", path.display()), JWKS);
@@ -325,12 +319,7 @@ fn key_hosts(at: &At<'_>) -> Vec<String> {
 /// The certificates of a PEM file.
 fn roots(at: &At<'_>, directory: &Path) -> Option<(PathBuf, Roots)> {
     let path = directory.join(at.text(CA_FILE)?);
-    let read = std::fs::metadata(&path).and_then(|meta| {
-        if meta.len() > CA_BYTES_MAX {
-            return Err(std::io::Error::other(format!("it is larger than {} KiB", CA_BYTES_MAX / 1024)));
-        }
-        std::fs::read(&path)
-    });
+    let read = at.read_file(&path, CA_BYTES_MAX);
     let roots =
         read.map_err(|error| error.to_string()).and_then(|pem| Roots::parse(&pem).map_err(|error| error.to_string()));
     match roots {

@@ -231,13 +231,7 @@ fn security(at: &At<'_>, scheme: Scheme, starttls: bool, insecure: bool) -> Opti
 
 fn authorities(at: &At<'_>, directory: &Path) -> Option<Arc<[u8]>> {
     let path = directory.join(at.text(CA)?);
-    let read = std::fs::metadata(&path).and_then(|meta| {
-        if meta.len() > CA_BYTES_MAX {
-            return Err(std::io::Error::other(format!("it is larger than {} KiB", CA_BYTES_MAX / 1024)));
-        }
-        std::fs::read(&path)
-    });
-    match read {
+    match at.read_file(&path, CA_BYTES_MAX) {
         Ok(bytes) if bytes.windows(27).any(|text| text == b"-----BEGIN CERTIFICATE-----") => Some(bytes.into()),
         Ok(_) => {
             at.refuse(format!("{} holds no certificate", path.display()), CA);

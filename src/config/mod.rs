@@ -37,7 +37,7 @@ mod sign_in;
 mod times;
 mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use error::{ConfigErrors, Problem};
@@ -75,6 +75,9 @@ pub struct Config {
     pub policy: Policy,
     /// `audit:`.
     pub audit: Option<AuditSettings>,
+    /// The file that it is from, and those that were read because it names them: key sets, certificates, secrets. Files of API
+    /// keys and of people are not among them; they are read again on their own.
+    pub files: Vec<PathBuf>,
     /// Names this very file: the first 64 bits of the SHA-256 of its bytes.
     pub version: u64,
     /// `tests:`.
@@ -144,10 +147,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     })?;
     let report = Report::new(text);
     let config = check(&report.at(&root), path.parent().unwrap_or(Path::new("")));
+    let depended = report.files();
     let (errors, warnings) = report.finish();
     match config {
-        Some(config) if errors.is_empty() => Ok(Config { warnings, version, ..config }),
-        _ => Err(ConfigErrors::new(path, errors)),
+        Some(config) if errors.is_empty() => {
+            let files = std::iter::once(path.to_owned()).chain(depended).collect();
+            Ok(Config { warnings, version, files, ..config })
+        }
+        _ => Err(ConfigErrors::new(path, errors).of(depended)),
     }
 }
 
@@ -282,6 +289,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         counters,
         policy,
         audit,
+        files: Vec::new(),
         version: 0,
         tests,
         warnings: Vec::new(),

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{self, Problem};
@@ -18,6 +19,8 @@ pub(super) struct Report<'a> {
     errors: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     unknown_keys: RefCell<BTreeMap<u32, Place>>,
+    /// Files that it depends on.
+    files: RefCell<Vec<PathBuf>>,
 }
 
 /// A node at its place.
@@ -39,12 +42,23 @@ pub(super) struct Section<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(text: &'a str) -> Report<'a> {
-        Report { text, errors: RefCell::default(), warnings: RefCell::default(), unknown_keys: RefCell::default() }
+        Report {
+            text,
+            errors: RefCell::default(),
+            warnings: RefCell::default(),
+            unknown_keys: RefCell::default(),
+            files: RefCell::default(),
+        }
     }
 
     /// The root of the tree.
     pub(super) fn at(&'a self, node: &'a Node) -> At<'a> {
         At { key: String::new(), place: node.place, node, report: self }
+    }
+
+    /// The files that were read on its account, or that could not be.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
     }
 
     /// How many errors there are so far.
@@ -80,6 +94,20 @@ impl<'a> Report<'a> {
 }
 
 impl<'a> At<'a> {
+    /// Notes that the config depends on a file, so that a change of it is one of the config.
+    pub(super) fn depends_on(&self, file: &Path) {
+        self.report.files.borrow_mut().push(file.to_owned());
+    }
+
+    /// Reads a file that the config depends on, of at most `bytes_max`.
+    pub(super) fn read_file(&self, file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+        self.depends_on(file);
+        if std::fs::metadata(file)?.len() > bytes_max {
+            return Err(std::io::Error::other(format!("it is larger than {} KiB", bytes_max / 1024)));
+        }
+        std::fs::read(file)
+    }
+
     /// Notes that this value is wrong.
     pub(super) fn refuse(&self, what: impl Into<String>, expected: impl Into<String>) {
         let problem = self.report.problem(self, what.into(), false);

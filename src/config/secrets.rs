@@ -12,6 +12,9 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<(SecretSource, Secre
         at.refuse_unshown("a secret is never written into the config", "`file:PATH` or `env:NAME`");
         return None;
     };
+    if let SecretSource::File(path) = &source {
+        at.depends_on(path);
+    }
     match source.read() {
         Ok(secret) => Some((source, secret)),
         Err(error) => {
