@@ -4,9 +4,10 @@
 //! issuer is asked about), `directories` (LDAP passwords, groups that no token has), `requirements` (what else rules ask
 //! for), `paths` (every spelling of what is guarded), `limits` (memory and Redis), `revoking` (`tollgate revoke` under way), `faults` (parts that stop and come back),
 //! `rolling` (agents that are restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of
-//! it).
+//! it), `audit` (a line for each answer).
 
 mod api_keys;
+mod audit;
 mod bound;
 mod certificates;
 mod directories;
