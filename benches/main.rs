@@ -6,11 +6,13 @@
 //! a DPoP proof (ES256) takes beside a token that is known.
 //!
 //! `api key` and `certificate` are the look-ups of callers without a token, `constant time` whether the time that one takes
-//! says anything about a key. `rules` is a decision by the last of so many rules.
+//! says anything about a key. `rules` is a decision by the last of so many rules. `audit on` and `audit off` differ by the
+//! audit trail.
 //!
 //! The work: an ES256 token of about 900 bytes, verified once and then cached; issuer, audience and group rule; one
 //! per-user limit. `make bench` runs them; figures worth keeping go into docs/performance.md, as ratios.
 
+mod audit;
 mod constant_time;
 mod credentials;
 mod rules;
@@ -49,7 +51,7 @@ rules:
 /// A pipeline, and payloads of NOTIFYs that it allows, each with a token of its own: the first for what is cached, the
 /// rest for what is not, more than the cache holds. The last is one with a proof; asked about again with the same
 /// `unique-id` it is the same request, and no replay.
-fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>, BytesMut) {
+fn pipeline(audited: bool) -> (Arc<Pipeline>, Vec<BytesMut>, BytesMut) {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let folder = tempfile::tempdir().unwrap();
     let pair = aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING);
@@ -65,7 +67,7 @@ fn pipeline() -> (Arc<Pipeline>, Vec<BytesMut>, BytesMut) {
         ids: Arc::new(DecisionIds::new(7)),
         deadline: config.spop.deadline,
         version: config.version,
-        audited: false,
+        audited,
     };
     let claims = json!({
         "iss": "https://login.acme.example", "aud": ["https://api.acme.example", "account"], "sub": "0b1a6f4e-7d0c-4b5e",
@@ -129,7 +131,7 @@ fn arguments<'a>(authorization: &'a str, dpop: Option<&'a str>) -> Vec<(&'a str,
 fn stages(criterion: &mut Criterion) {
     let clock = Clock::system();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
-    let (pipeline, payloads, proved) = pipeline();
+    let (pipeline, payloads, proved) = pipeline(false);
     let payload = &payloads[0];
     criterion.bench_function("decode", |bencher| {
         bencher.iter(|| {
@@ -310,5 +312,14 @@ fn verify(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages, limit, verify, credentials::credentials, rules::rules, constant_time::api_keys);
+criterion_group!(
+    benches,
+    stages,
+    limit,
+    verify,
+    credentials::credentials,
+    rules::rules,
+    audit::audit,
+    constant_time::api_keys
+);
 criterion_main!(benches);

@@ -45,6 +45,11 @@ pub trait Decide: Send + Sync {
     /// A decision that no stage made: the deadline passed, or one of them panicked.
     fn without_stages(&self, reason: Reason, now: Now) -> Decision;
 
+    /// What was asked, for a decision that no stage made; `None` where nobody will read it.
+    fn asked(&self, _messages: &Messages<'_>) -> Option<Box<Summary>> {
+        None
+    }
+
     /// Every decision is made within this.
     fn deadline(&self) -> Duration;
 }
@@ -76,6 +81,11 @@ impl Decide for Live {
 
     fn without_stages(&self, reason: Reason, now: Now) -> Decision {
         self.0.load().without_stages(reason, now)
+    }
+
+    fn asked(&self, messages: &Messages<'_>) -> Option<Box<Summary>> {
+        let request = extract(messages).ok()?;
+        self.0.load().summary(&request)
     }
 
     fn deadline(&self) -> Duration {

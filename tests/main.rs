@@ -10,6 +10,7 @@
 //! | `harness` | spop-harness, against the agent and against agents that are broken on purpose; `proto-fixtures/` |
 //! | `ldap` | names, passwords and groups against a real slapd, and against servers that are broken on purpose |
 //! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
+//! | `audit` | the audit trail of a running agent: crashes, a full disk, reloads, and the commands that read one |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
 //! | `haproxy_files` | `tollgate haproxy`: the shipped files are its output, and every HAProxy line takes it, whatever the policy |
@@ -23,6 +24,7 @@
 // A test binary exports nothing, so `pub` is what its own modules see.
 #![allow(unreachable_pub, missing_docs)]
 
+mod audit;
 mod command_line;
 mod decide;
 mod differential;

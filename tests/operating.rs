@@ -238,7 +238,10 @@ async fn a_line_is_an_event_whatever_callers_and_tokens_say() {
     for format in ["json", "text"] {
         let spop = format!("127.0.0.1:{}", free_port());
         let filter = ["env", "TOLLGATE_LOG_FILTER=tollgate=trace"];
-        let mut agent = Agent::start_logging(format, &filter, &config(&idp.issuer, ""), &spop).await;
+        let folder = folder();
+        let trail = folder.path().join("audit.jsonl");
+        let more = format!("audit: {{ file: {} }}\n", trail.display());
+        let mut agent = Agent::start_logging(format, &filter, &config(&idp.issuer, &more), &spop).await;
         agent.ready().await;
         let mut peer = Peer::greeted(TcpStream::connect(&spop).await.unwrap()).await;
         let mut asked = 0;
@@ -301,5 +304,13 @@ async fn a_line_is_an_event_whatever_callers_and_tokens_say() {
             decisions += u64::from(is_decision);
         }
         assert_eq!(decisions, asked, "{format}");
+        // So is one of the audit trail.
+        let text = std::fs::read_to_string(&trail).unwrap();
+        assert_eq!(text.lines().find(|line| !line.chars().all(safe)), None);
+        let records = crate::audit::records(&trail);
+        assert_eq!(records.len(), text.split_terminator('\n').count());
+        assert_eq!(records.iter().filter(|record| record["decision_id"].is_string()).count() as u64, asked);
+        assert_eq!(records.iter().filter(|record| record["event"].is_string()).count(), 2, "start and stop");
+        assert!(crate::audit::verified(&trail).0);
     }
 }

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tollgate::audit::Audit;
+use tollgate::audit::{Audit, PPM, Rotation, Settings, Target};
 use tollgate::clock::{Clock, Now};
-use tollgate::decision::{Decision, DecisionId, Reason};
+use tollgate::decision::{Decision, DecisionId, Reason, Summary};
 use tollgate::identity::Identity;
 use tollgate::pipeline::{Decide, Step};
 use tollgate::server;
@@ -47,6 +47,13 @@ impl Decide for ByPath {
         decision(reason, now)
     }
 
+    fn asked(&self, messages: &Messages<'_>) -> Option<Box<Summary>> {
+        let request = tollgate::extract::extract(messages).unwrap();
+        // What panicked once may panic again.
+        assert_ne!(request.path, b"/panic");
+        Some(Box::new(Summary { path: Summary::printable(request.path), ..Summary::default() }))
+    }
+
     fn deadline(&self) -> Duration {
         Duration::from_millis(100)
     }
@@ -63,12 +70,12 @@ pub struct Running {
     pub task: JoinHandle<()>,
 }
 
-fn audit() -> Audit {
-    Audit::new(Clock::system(), 0)
-}
-
 impl Running {
     pub fn start(change: impl FnOnce(&mut SpopSettings)) -> Running {
+        Running::start_with(change, Audit::new(Clock::system(), 0))
+    }
+
+    fn start_with(change: impl FnOnce(&mut SpopSettings), audit: Audit) -> Running {
         let listen = vec![Listen::Tcp("127.0.0.1:0".parse().unwrap())];
         let mut settings = SpopSettings { listen, ..SpopSettings::default() };
         change(&mut settings);
@@ -81,7 +88,7 @@ impl Running {
             Arc::new(ByPath),
             Clock::system(),
             telemetry.clone(),
-            audit(),
+            audit,
             stop.clone(),
         );
         Running { address, telemetry, stop, task: tokio::spawn(serving) }
@@ -204,6 +211,35 @@ async fn a_decision_that_never_ends_is_refused_at_its_deadline() {
     assert_eq!([ack.variable("verdict"), ack.variable("reason")], ["error", "deadline_exceeded"]);
     assert!(server.metrics().contains("tollgate_decisions_late_total 1"));
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_trail_knows_what_was_asked_where_no_stage_answered() {
+    let folder = crate::support::folder();
+    let file = folder.path().join("audit.jsonl");
+    let audit = Audit::new(Clock::system(), 0);
+    let settings = Settings {
+        target: Target::File(file.clone()),
+        rotation: Rotation { bytes: 1 << 20, every: None, keep: 1 },
+        sampled_ppm: PPM,
+        hashed: Vec::new(),
+        hash_key: None,
+        chain_key: None,
+        queue: 1000,
+    };
+    audit.apply(audit.prepare(Some(&settings)).unwrap(), 1).unwrap();
+    let server = Running::start_with(|_| {}, audit.clone());
+    let mut peer = server.peer().await;
+    for path in ["/never", "/panic-later", "/panic"] {
+        assert_eq!(peer.ask(path).await, "error");
+    }
+    server.stop().await;
+    assert!(audit.stop(Duration::from_secs(5)));
+    let records = crate::audit::records(&file);
+    let told: Vec<_> = records.iter().filter(|record| record["verdict"] == "error").collect();
+    let told: Vec<_> = told.iter().map(|record| (&record["reason"], record["path"].as_str())).collect();
+    let [late, panicked] = ["deadline_exceeded", "internal_error"].map(serde_json::Value::from);
+    assert_eq!(told, [(&late, Some("/never")), (&panicked, Some("/panic-later")), (&panicked, None)]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ pub enum Seal {
     /// SHA-256: whoever can write the file can also write it anew as a whole.
     Plain,
     /// HMAC-SHA-256: only who has the key can.
-    Keyed(hmac::Key),
+    Keyed(Box<hmac::Key>),
 }
 
 /// The last line that is in a chain.
@@ -97,7 +97,7 @@ impl fmt::Debug for Hash {
 impl Seal {
     /// Keyed where there is a key.
     pub fn new(key: Option<&[u8]>) -> Seal {
-        key.map_or(Seal::Plain, |key| Seal::Keyed(hmac::Key::new(hmac::HMAC_SHA256, key)))
+        key.map_or(Seal::Plain, |key| Seal::Keyed(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))))
     }
 
     /// The word in the trail.

@@ -58,7 +58,7 @@ pub fn export(
     }
     for file in files {
         let mut lines = open(file)?;
-        while let Some(line) = lines.next()? {
+        while let Some(line) = lines.read()? {
             verifier.take(file, line);
             let Some(record) = chosen.record(line.bytes) else { continue };
             written += 1;
@@ -108,7 +108,7 @@ pub fn find(files: &[PathBuf], seal: &Seal, decision_id: &str) -> io::Result<Sea
     let member = format!("\"decision_id\":\"{decision_id}\"");
     for file in files.iter().rev() {
         let mut lines = open(file)?;
-        while let Some(line) = lines.next()? {
+        while let Some(line) = lines.read()? {
             search.lines += 1;
             let time = time_of(line.bytes);
             if !time.is_empty() {

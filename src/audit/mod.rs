@@ -158,6 +158,8 @@ pub struct Status {
     pub last: Option<(u64, String)>,
 }
 
+// Nearly all of them are decisions, and a box for each would be an allocation on the decision path.
+#[allow(clippy::large_enum_variant)]
 enum Message {
     Decision(Entry, usize),
     Event(Event, Now),
@@ -172,7 +174,7 @@ enum Message {
 }
 
 struct Begin {
-    settings: Settings,
+    settings: Box<Settings>,
     opened: Option<Opened>,
     config: u64,
 }
@@ -185,7 +187,7 @@ pub struct Change(Prepared);
 enum Prepared {
     Off,
     Same,
-    Begin(Settings, Option<Opened>),
+    Begin(Box<Settings>, Option<Opened>),
 }
 
 impl Audit {
@@ -231,9 +233,12 @@ impl Audit {
                 if let (Target::File(path), true) = (&next.target, next.chain_key != now.chain_key) {
                     return Err(SinkError::KeyChanged { path: path.clone() });
                 }
-                Prepared::Begin(next.clone(), None)
+                Prepared::Begin(Box::new(next.clone()), None)
             }
-            (Some(next), _) => Prepared::Begin(next.clone(), Some(Sink::open(&next.target, &next.seal())?)),
+            (Some(next), _) => {
+                let opened = Sink::open(&next.target, &next.seal())?;
+                Prepared::Begin(Box::new(next.clone()), Some(opened))
+            }
         };
         Ok(Change(prepared))
     }
@@ -263,7 +268,7 @@ impl Audit {
                 queue.urgent.store(opened.is_some(), Ordering::Relaxed);
                 queue.sampled_ppm.store(settings.sampled_ppm, Ordering::Relaxed);
                 queue.bytes_max.store(settings.queue.saturating_mul(LINE_BYTES), Ordering::Relaxed);
-                control.settings = Some(settings.clone());
+                control.settings = Some((*settings).clone());
                 self.send(Message::Begin(Box::new(Begin { settings, opened, config })));
                 queue.on.store(true, Ordering::Relaxed);
             }

@@ -67,7 +67,7 @@ impl Lines {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub fn read(&mut self) -> io::Result<Option<Line<'_>>> {
         self.line.clear();
         let bound = LINE_BYTES_MAX as u64 + 1;
         if self.reader.by_ref().take(bound).read_until(b'\n', &mut self.line)? == 0 {
@@ -169,7 +169,7 @@ mod tests {
         std::fs::write(&path, format!("a\n\n{long}\nb")).unwrap();
         let mut lines = Lines::open(&path).unwrap();
         let mut read = Vec::new();
-        while let Some(line) = lines.next().unwrap() {
+        while let Some(line) = lines.read().unwrap() {
             read.push((line.number, line.bytes.len(), line.is_whole));
         }
         assert_eq!(read, [(1, 1, true), (2, 0, true), (3, LINE_BYTES_MAX + 1, false), (4, 1, false)]);

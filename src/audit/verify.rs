@@ -16,7 +16,7 @@ pub fn verify(files: &[PathBuf], seal: &Seal, expected: Option<Hash>) -> io::Res
     let mut verifier = Verifier::new(seal, expected);
     for file in files {
         let mut lines = open(file)?;
-        while let Some(line) = lines.next()? {
+        while let Some(line) = lines.read()? {
             verifier.take(file, line);
         }
     }

@@ -18,7 +18,7 @@ use super::{Failure, failed};
 
 /// Verifies trails, each file with those that were rotated out of it.
 pub(super) fn verify(flags: &VerifyArgs) -> Result<ExitCode, Failure> {
-    let seal = seal(flags.key_file.as_ref())?;
+    let seal = seal(flags.key_file.as_deref())?;
     let mut out = std::io::stdout().lock();
     let mut good = true;
     for base in &flags.files {
@@ -48,7 +48,7 @@ pub(super) fn export(flags: &ExportArgs) -> Result<ExitCode, Failure> {
         When::At(seconds) => u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000),
         When::Ago(ago) => now.unix_us().saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX)),
     };
-    let hash_key = flags.hash_key_file.as_ref().map(key).transpose()?;
+    let hash_key = flags.hash_key_file.as_deref().map(key).transpose()?;
     let wanted = Wanted {
         from_us: flags.from.map(at),
         to_us: flags.to.map(at),
@@ -62,7 +62,7 @@ pub(super) fn export(flags: &ExportArgs) -> Result<ExitCode, Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let files = files(&flags.file)?;
     let exported =
-        export::export(&files, &seal(flags.key_file.as_ref())?, &wanted, format, &mut out).map_err(failed)?;
+        export::export(&files, &seal(flags.key_file.as_deref())?, &wanted, format, &mut out).map_err(failed)?;
     let report = &exported.report;
     let trail = if report.is_whole() {
         "the chain is whole".to_owned()
@@ -211,11 +211,11 @@ fn files(base: &Path) -> Result<Vec<PathBuf>, Failure> {
     trail::files(base).map_err(|error| Failure::at(base, error))
 }
 
-fn seal(key_file: Option<&PathBuf>) -> Result<Seal, Failure> {
+fn seal(key_file: Option<&Path>) -> Result<Seal, Failure> {
     let key = key_file.map(key).transpose()?;
     Ok(Seal::new(key.as_ref().map(|key| key.expose().as_bytes())))
 }
 
-fn key(file: &PathBuf) -> Result<Secret, Failure> {
-    SecretSource::File(file.clone()).read().map_err(failed)
+fn key(file: &Path) -> Result<Secret, Failure> {
+    SecretSource::File(file.to_owned()).read().map_err(failed)
 }

@@ -26,7 +26,7 @@ use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Reason};
 use crate::pipeline::{Decide, Step};
 use crate::respond::{Scratch, respond};
-use crate::spop::{Agent, Close, Event, Pending, Status};
+use crate::spop::{Agent, Close, Event, Messages, Pending, Status};
 use crate::telemetry::{Telemetry, TimedOut};
 
 /// What every connection shares.
@@ -47,6 +47,19 @@ pub(super) struct Server {
     pub(super) stop: CancellationToken,
     /// Waited long enough for that.
     pub(super) abandon: CancellationToken,
+}
+
+impl Server {
+    /// A decision that no stage made, with what was asked. Reading that must not panic once more.
+    fn without_stages(&self, reason: Reason, question: &[u8], now: Now) -> Decision {
+        let mut decision = self.decide.without_stages(reason, now);
+        let asked = || self.decide.asked(&Messages::decode(question).ok()?);
+        if let Ok(Some(mut asked)) = catch_unwind(AssertUnwindSafe(asked)) {
+            asked.problem = decision.summary.take().and_then(|summary| summary.problem);
+            decision.summary = Some(asked);
+        }
+        decision
+    }
 }
 
 /// Serves one connection until it ends; it is closed unless HELLO comes within `hello_timeout`.
@@ -353,12 +366,14 @@ impl Connection {
             match catch_unwind(AssertUnwindSafe(|| decide.decide(&messages, now))) {
                 Ok(Step::Done(decision)) => self.answer(pending, decision, now),
                 Ok(Step::Wait(decision)) => {
-                    // The stages that wait keep a copy of the question.
-                    let bytes = messages.as_bytes().len() + WAITING_BYTES;
-                    self.wait(pending, decision, now, bytes);
+                    // The stages that wait keep a copy of the question, and so does whoever speaks for them if they are late.
+                    let question = messages.as_bytes().to_vec();
+                    let bytes = 2 * question.len() + WAITING_BYTES;
+                    self.wait(pending, decision, question, now, bytes);
                 }
                 Err(_) => {
-                    let decision = self.panicked(now);
+                    self.server.telemetry.panicked();
+                    let decision = self.server.without_stages(Reason::Internal, messages.as_bytes(), now);
                     self.answer(pending, decision, now);
                 }
             }
@@ -378,6 +393,7 @@ impl Connection {
         &mut self,
         pending: Pending,
         decision: Pin<Box<dyn Future<Output = Decision> + Send>>,
+        question: Vec<u8>,
         asked: Now,
         bytes: usize,
     ) {
@@ -391,11 +407,11 @@ impl Connection {
                 Either::Left((Ok(decision), _)) => decision,
                 Either::Left((Err(_), _)) => {
                     server.telemetry.panicked();
-                    server.decide.without_stages(Reason::Internal, asked)
+                    server.without_stages(Reason::Internal, &question, asked)
                 }
                 Either::Right(_) => {
                     server.telemetry.late();
-                    server.decide.without_stages(Reason::DeadlineExceeded, asked)
+                    server.without_stages(Reason::DeadlineExceeded, &question, asked)
                 }
             };
             Waited { pending, decision, asked, bytes }
@@ -432,11 +448,6 @@ impl Connection {
         let latency = self.server.clock.now().instant().saturating_duration_since(asked.instant());
         self.server.telemetry.decided(&decision, latency);
         self.server.audit.record(decision, asked, latency);
-    }
-
-    fn panicked(&self, now: Now) -> Decision {
-        self.server.telemetry.panicked();
-        self.server.decide.without_stages(Reason::Internal, now)
     }
 
     /// Writes as much as the socket takes.

@@ -5,9 +5,10 @@
 //! for), `paths` (every spelling of what is guarded), `limits` (memory and Redis), `granting` and `revoking` (`tollgate grant` and `tollgate
 //! revoke` under way), `faults` (parts that stop and come back),
 //! `rolling` (agents that are restarted or die under load, with each HAProxy line), `secrets` (what comes out of none of
-//! it), `generated` (what `tollgate haproxy` writes for each HAProxy line, booted).
+//! it), `generated` (what `tollgate haproxy` writes for each HAProxy line, booted), `audit` (a line for each answer).
 
 mod api_keys;
+mod audit;
 mod bound;
 mod certificates;
 mod directories;

@@ -93,6 +93,8 @@ async fn nothing_secret_comes_out_of_a_run_that_logs_everything() {
     write("entra", &canaries.plant("Entra's client secret", "canary-of-entra"));
     write("proxy", &canaries.plant("the proxy's password", "canary-of-the-proxy"));
     write("nonce", &canaries.plant("the nonce key", "canary-of-the-nonces-canary-of-the-nonces"));
+    write("hash", &canaries.plant("the audit trail's key for people", "canary-of-hashes-canary-of-hashes-"));
+    write("chain", &canaries.plant("the audit trail's key", "canary-of-chains-canary-of-chains-"));
     let key = rsa_key();
     canaries.plant("Google's private key", &key[200..264]);
     let account = json!({
@@ -211,6 +213,9 @@ async fn nothing_secret_comes_out_of_a_run_that_logs_everything() {
     let log = agent.program.log();
     assert!(log.contains(r#""level":"TRACE""#) && log.contains(r#""level":"DEBUG""#), "it did not log all it can");
     canaries.assert_none_in("the agent's log", &log);
+    let trail = std::fs::read_to_string(at.join("audit.jsonl")).unwrap();
+    assert!(trail.contains("\"reload_refused\"") && trail.lines().count() > 15, "{trail}");
+    canaries.assert_none_in("the audit trail", &trail);
     canaries.assert_none_in("HAProxy's log", &haproxy.program.log());
 }
 
@@ -241,6 +246,7 @@ fn config(at: &Path, issuer: &str, ldap: u16, redis: u16, echo: u16) -> String {
         r#"
 spop: {{ deadline: 200ms }}
 admin: {{ listen: tcp:127.0.0.1:9003, token: env:CANARY_ADMIN }}
+audit: {{ file: {at}/audit.jsonl, hash: [subject], hash_key: "file:{at}/hash", chain_key: "file:{at}/chain" }}
 counters: {{ redis: "redis://127.0.0.1:{redis}", password: "file:{at}/redis", timeout: 50ms }}
 dpop: {{ nonce: required, nonce_key: "file:{at}/nonce" }}
 api_keys: {{ partners: {{ file: {at}/partners.keys }} }}
