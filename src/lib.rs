@@ -17,6 +17,7 @@
 //! | [`server`], [`telemetry`] | sockets; logs and metrics |
 //! | [`config`] | YAML to the settings of all the others |
 //! | [`explain`], [`dev_idp`] | one decision with its reasons; a provider for demos and tests |
+//! | [`doctor`] | what makes an HAProxy config fail open or spoofable |
 //!
 //! What holds everywhere:
 //!
@@ -34,6 +35,7 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod dev_idp;
+pub mod doctor;
 pub mod explain;
 pub mod extract;
 pub mod identity;

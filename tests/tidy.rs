@@ -29,6 +29,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
     ("config", &["identity", "limit", "policy", "secret", "server"]),
     ("dev_idp", &["clock"]),
+    ("doctor", &[]),
 ];
 
 /// What may stand only in some files: the text, the files (prefixes under `src/`), and why.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod api_key;
+mod doctor;
 mod inspect;
 mod key_files;
 mod revoke;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Revoke(flags) => runtime()?.block_on(revoke::run(flags)),
         Command::ApiKey(ApiKeyCommand::New(flags)) => api_key::new(&flags),
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),
+        Command::Doctor(flags) => doctor::run(&flags),
         Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());

@@ -41,6 +41,9 @@ pub enum Command {
     /// Make API keys, and list those of a file
     #[command(subcommand, after_help = API_KEY)]
     ApiKey(ApiKeyCommand),
+    /// Find what makes an HAProxy config fail open or spoofable
+    #[command(after_help = DOCTOR)]
+    Doctor(DoctorArgs),
     /// Run a small OIDC provider for demos and tests, on loopback only
     #[command(after_help = DEV_IDP)]
     DevIdp(DevIdpArgs),
@@ -285,6 +288,26 @@ pub struct ListKeysArgs {
     pub file: PathBuf,
 }
 
+/// `tollgate doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// haproxy.cfg, or its files in the order in which HAProxy gets them. SPOE files are found by themselves
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// Within which the agent answers [default: that of --config, or 40ms]
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    pub deadline: Option<Duration>,
+    /// The agent's config: for its deadline, and the backends that its rules name
+    #[arg(short, long, env = "TOLLGATE_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// The HAProxy whose own check runs first; its line is then the one the files are for. `none` runs none
+    #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
+    pub haproxy: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `tollgate dev-idp`.
 #[derive(Debug, Args)]
 pub struct DevIdpArgs {
@@ -309,6 +332,11 @@ fn skew(text: &str) -> Result<Duration, String> {
     known.ok_or_else(|| "expected a duration from 0s to 5m, such as 2s".to_owned())
 }
 
+fn deadline(text: &str) -> Result<Duration, String> {
+    let known = values::duration(text).filter(|deadline| (DEADLINE_MIN..=DEADLINE_MAX).contains(deadline));
+    known.ok_or_else(|| "expected a duration from 1ms to 10s, such as 40ms".to_owned())
+}
+
 fn revocation(text: &str) -> Result<Id, String> {
     Id::parse(text).ok_or_else(|| "expected sixteen hex digits, as `tollgate revoke list` prints them".to_owned())
 }
@@ -318,6 +346,10 @@ const LIFETIME_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// As far as an issuer's `leeway` goes.
 const SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// What `spop.deadline` may be.
+const DEADLINE_MIN: Duration = Duration::from_millis(1);
+const DEADLINE_MAX: Duration = Duration::from_secs(10);
 
 fn listen(text: &str) -> Result<Listen, String> {
     Listen::parse(text).ok_or_else(|| "expected tcp:ADDRESS:PORT (an IP address) or unix:/PATH".to_owned())
@@ -410,6 +442,15 @@ const API_KEY_LIST: &str = "\
 Example:
   tollgate api-key list --file partners.keys";
 
+const DOCTOR: &str = "\
+Examples:
+  tollgate doctor /etc/haproxy/haproxy.cfg
+  tollgate doctor haproxy.cfg --config tollgate.yaml --json
+  tollgate doctor base.cfg site.cfg --deadline 100ms --haproxy /opt/haproxy/sbin/haproxy
+
+Exit code 1 where anything is found. What is meant to be so, a comment says, on the line or above it:
+  # doctor: stats-open is meant: behind a firewall";
+
 const DEV_IDP: &str = "\
 Example:
   tollgate dev-idp --listen 127.0.0.1:9400
@@ -441,8 +482,20 @@ mod tests {
 
     #[test]
     fn examples_of_the_help_parse() {
-        let texts =
-            [EXAMPLES, RUN, CHECK, EXPLAIN, TEST, REVOKE, API_KEY, API_KEY_NEW, API_KEY_LIST, DEV_IDP, COMPLETIONS];
+        let texts = [
+            EXAMPLES,
+            RUN,
+            CHECK,
+            EXPLAIN,
+            TEST,
+            REVOKE,
+            API_KEY,
+            API_KEY_NEW,
+            API_KEY_LIST,
+            DOCTOR,
+            DEV_IDP,
+            COMPLETIONS,
+        ];
         let help = texts.join("\n");
         let mut count = 0;
         for line in help.lines().filter_map(|line| line.trim().strip_prefix("tollgate ")) {
@@ -451,7 +504,7 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{error}"));
             count += 1;
         }
-        assert_eq!(count, 21);
+        assert_eq!(count, 24);
     }
 
     #[test]
@@ -469,6 +522,8 @@ mod tests {
             ("revoke --config f issuer acme --skew 6m", "0s to 5m"),
             ("revoke --config f session acme s --skew 1s", "unexpected argument"),
             ("revoke --config f undo 12", "sixteen hex digits"),
+            ("doctor", "<FILE>"),
+            ("doctor f --deadline 1m", "1ms to 10s"),
             ("api-key new --user a --expires 1w", "2027-01-01T12:00:00Z"),
             ("api-key new --user a", "--expires"),
             ("api-key new --expires never --user a --scope x,\"y", "one scope"),
