@@ -164,6 +164,26 @@ impl Criterion {
         self.fetch == "path" && !self.converted && ["", "str"].contains(&self.method.as_str())
     }
 
+    /// Whether no request meets both: other values, or other beginnings, of the same sample.
+    pub(super) fn excludes(&self, other: &Criterion) -> bool {
+        let same = self.fetch == other.fetch && self.argument.eq_ignore_ascii_case(&other.argument);
+        if !same || self.converted || other.converted || self.elsewhere || other.elsewhere {
+            return false;
+        }
+        let apart = |one: &Criterion, one_says: &str, two: &Criterion, two_says: &str| {
+            let [one_says, two_says] = [one_says, two_says].map(str::to_ascii_lowercase);
+            match (one.method.as_str(), two.method.as_str()) {
+                ("" | "str", "" | "str") => one_says != two_says,
+                ("" | "str", "beg") => !one_says.starts_with(&two_says),
+                ("beg", "" | "str") => !two_says.starts_with(&one_says),
+                ("beg", "beg") => !one_says.starts_with(&two_says) && !two_says.starts_with(&one_says),
+                _ => false,
+            }
+        };
+        TEXTS.contains(&self.fetch.as_str())
+            && self.patterns.iter().all(|one| other.patterns.iter().all(|two| apart(self, one, other, two)))
+    }
+
     /// Whether a value matches; `None` where that cannot be known.
     pub(super) fn matches(&self, value: &Value) -> Option<bool> {
         let default = self.argument.split_once(',').map(|(_, default)| Value::Text(default.trim().to_owned()));
@@ -273,6 +293,9 @@ pub(super) fn expression_matches(expression: &str, ignores_case: bool, text: &st
 /// An expression's automaton: far more than one of header names needs.
 const EXPRESSION_BYTES_MAX: usize = 1 << 20;
 
+/// Samples with one value, of text.
+const TEXTS: &[&str] = &["hdr", "req.hdr", "req.fhdr", "path", "method", "ssl_fc_sni", "url"];
+
 /// What the end of an ACL's name says about matching.
 const SUFFIXES: &[(&str, &str)] = &[
     ("_beg", "beg"),
@@ -344,6 +367,25 @@ mod tests {
         ] {
             let read = Criterion::read(&words(criterion)).unwrap();
             assert_eq!(read.matches(&value), expected, "{criterion} {value:?}");
+        }
+    }
+
+    #[test]
+    fn criteria_of_one_sample_exclude_each_other() {
+        let read = |text: &str| Criterion::read(&words(text)).unwrap();
+        for (one, two, expected) in [
+            ("hdr(host) -i a.example", "hdr(host) -i b.example", true),
+            ("hdr(host) a.example", "hdr(host) b.example A.example", false),
+            ("hdr_beg(host) a.", "hdr_beg(host) b.", true),
+            ("hdr_beg(host) a.", "hdr_beg(host) a.b.", false),
+            ("path_beg /a", "path /b", true),
+            ("path_beg /a", "path /a/b", false),
+            ("path_end /a", "path_end /b", false),
+            ("src 10.0.0.1", "src 10.0.0.2", false),
+            ("hdr(host) a", "hdr(cookie) b", false),
+        ] {
+            assert_eq!(read(one).excludes(&read(two)), expected, "{one}, {two}");
+            assert_eq!(read(two).excludes(&read(one)), expected, "{two}, {one}");
         }
     }
 

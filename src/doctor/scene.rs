@@ -22,6 +22,8 @@ pub(super) struct Scene<'a> {
     pub filters: Vec<Filter<'a>>,
     /// The named ACLs of each proxy.
     acls: Vec<BTreeMap<&'a str, Vec<Criterion>>>,
+    /// Every criterion, by its text.
+    pub criteria: BTreeMap<String, Criterion>,
     /// The variables that conditions look at.
     pub tested: BTreeSet<String>,
     /// Every variable that is read anywhere, logs included, and where.
@@ -68,7 +70,8 @@ impl<'a> Scene<'a> {
                 filters.push(Filter { proxy, line, name, engine });
             }
         }
-        let tested = walk::tested(&rules, &acls);
+        let criteria = walk::criteria(&rules, &acls);
+        let tested = walk::tested(&rules, &criteria);
         let (reads, written) = variables(&config);
         let mentioned = reads.iter().map(|(_, name)| name.clone()).collect();
         Scene {
@@ -76,6 +79,7 @@ impl<'a> Scene<'a> {
             rules,
             filters,
             acls,
+            criteria,
             tested,
             reads,
             mentioned,
@@ -103,7 +107,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The criteria that a rule's condition comes down to.
-    pub(super) fn criteria<'s>(&'s self, proxy: usize, rule: &'s Rule<'_>) -> Vec<&'s Criterion> {
+    pub(super) fn criteria_of<'s>(&'s self, proxy: usize, rule: &'s Rule<'_>) -> Vec<&'s Criterion> {
         let mut found = Vec::new();
         for term in rule.condition.iter().flat_map(Condition::terms) {
             match &term.test {
@@ -144,7 +148,7 @@ impl<'a> Scene<'a> {
             if let (Action::Route(word), Some(_)) = (&rule.action, &rule.condition)
                 && word.text.contains("%[")
             {
-                let lists = self.criteria(front, rule).into_iter().filter(|criterion| criterion.is_closed_list());
+                let lists = self.criteria_of(front, rule).into_iter().filter(|criterion| criterion.is_closed_list());
                 dynamic.extend(lists.flat_map(|criterion| criterion.patterns.iter().map(String::as_str)));
             }
         }

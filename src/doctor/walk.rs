@@ -330,7 +330,12 @@ impl<'a> Walk<'_, 'a, '_> {
                 .and_then(|proxy| self.scene.config.tls(proxy)),
             _ => None,
         };
-        known.or(assumed).ok_or_else(|| criterion.text.clone())
+        let excluded = || {
+            let mut held = state.truth.iter().filter(|(_, holds)| **holds);
+            held.any(|(text, _)| self.scene.criteria.get(text).is_some_and(|other| other.excludes(criterion)))
+                .then_some(false)
+        };
+        known.or(assumed).or_else(excluded).ok_or_else(|| criterion.text.clone())
     }
 }
 
@@ -341,16 +346,23 @@ impl<'a> State<'a> {
     }
 }
 
-/// The variables that conditions look at: setting any other one changes no way.
-pub(super) fn tested<'a>(rules: &[Vec<Rule<'a>>], acls: &[BTreeMap<&'a str, Vec<Criterion>>]) -> BTreeSet<String> {
-    let mut tested = BTreeSet::new();
+/// Every criterion of rules and ACLs, by its text.
+pub(super) fn criteria<'a>(
+    rules: &[Vec<Rule<'a>>],
+    acls: &[BTreeMap<&'a str, Vec<Criterion>>],
+) -> BTreeMap<String, Criterion> {
     let terms = rules.iter().flatten().filter_map(|rule| rule.condition.as_ref()).flat_map(Condition::terms);
     let inline = terms.filter_map(|term| match &term.test {
         Test::Inline(criterion) => Some(criterion),
         Test::Named(_) => None,
     });
     let named = acls.iter().flat_map(BTreeMap::values).flatten();
-    tested.extend(inline.chain(named).filter_map(Criterion::variable).map(str::to_owned));
+    inline.chain(named).map(|criterion| (criterion.text.clone(), criterion.clone())).collect()
+}
+
+/// The variables that conditions look at: setting any other one changes no way.
+pub(super) fn tested(rules: &[Vec<Rule<'_>>], criteria: &BTreeMap<String, Criterion>) -> BTreeSet<String> {
+    let mut tested: BTreeSet<_> = criteria.values().filter_map(Criterion::variable).map(str::to_owned).collect();
     // What one variable is copied from counts as well.
     for rule in rules.iter().flatten() {
         if let Action::SetVariable { value: [word], .. } = &rule.action

@@ -44,7 +44,8 @@ pub(super) fn processing_short(scene: &Scene<'_>, found: &mut Findings<'_>) {
         if let Some((processing, line)) = timeout(engine, "processing")
             && (1..=deadline).contains(&u128::from(processing))
         {
-            let what = format!("`timeout processing` is {processing}ms, and the agent answers within {deadline}ms");
+            let what =
+                format!("`timeout processing` is {processing}ms, and the agent may take {deadline}ms (`--deadline`)");
             found.tell(line, what, format!("timeout processing {}ms", (deadline * 5).max(250)));
         }
     }

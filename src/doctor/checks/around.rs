@@ -22,7 +22,8 @@ pub(super) fn stats_open(scene: &Scene<'_>, found: &mut Findings<'_>) {
                     || criterion.fetch.starts_with("ssl_c_")
                     || criterion.variable().is_some_and(|name| scene.is_agents(name))
             };
-            matches!(rule.action, Action::Refuse | Action::Serve(_)) && scene.criteria(index, rule).iter().any(asks_who)
+            matches!(rule.action, Action::Refuse | Action::Serve(_))
+                && scene.criteria_of(index, rule).iter().any(asks_who)
         };
         let lines = scene.config.lines(proxy);
         let guarded =
@@ -48,7 +49,9 @@ pub(super) fn stats_open(scene: &Scene<'_>, found: &mut Findings<'_>) {
 /// A runtime socket of level `admin` beyond this machine.
 pub(super) fn admin_socket_open(scene: &Scene<'_>, found: &mut Findings<'_>) {
     for line in scene.config.global.iter().filter(|line| line.begins(&["stats", "socket"])) {
-        let Some(address) = line.words.get(2).filter(|address| !address.open && !is_local(&address.text)) else {
+        // One without a colon is a path.
+        let beyond = |text: &str| text.contains(':') && !is_local(text);
+        let Some(address) = line.words.get(2).filter(|address| !address.open && beyond(&address.text)) else {
             continue;
         };
         if line.after("level").is_some_and(|level| level.text == "admin") {

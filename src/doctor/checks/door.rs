@@ -6,6 +6,7 @@ use super::super::condition::Criterion;
 use super::super::lines::Line;
 use super::super::rules::{Action, Phase, Rule};
 use super::super::scene::Scene;
+use super::super::spoe::Engine;
 use super::super::walk::{Answer, End, Truth, Way, ways};
 use super::super::words::{Environment, split};
 use super::Findings;
@@ -257,16 +258,18 @@ impl<'a> Door<'_, 'a> {
     }
 
     fn looks(&self, rule: &Rule<'a>, wanted: impl Fn(&Scene<'_>, &str) -> bool) -> bool {
-        let criteria = self.scene.criteria(self.front, rule);
+        let criteria = self.scene.criteria_of(self.front, rule);
         criteria.into_iter().filter_map(Criterion::variable).any(|name| wanted(self.scene, name))
     }
 
     /// An agent that is nobody's doorkeeper refuses nothing: one that no rule reads, where it is not Tollgate.
     fn ought_to_refuse(&self) -> bool {
         let engines = self.scene.engines();
-        engines
-            .into_iter()
-            .any(|(_, engine)| engine.is_tollgate() || self.scene.mentioned.iter().any(|name| engine.owns(name)))
+        let read = |engine: &Engine<'_>| {
+            let mut names = self.scene.mentioned.iter().filter(|name| engine.owns(name));
+            names.any(|name| engine.error().as_ref() != Some(name))
+        };
+        engines.into_iter().any(|(_, engine)| engine.is_tollgate() || read(engine))
     }
 
     /// The rule that closes the door, for whichever agent this is.

@@ -212,7 +212,7 @@ pub(super) fn droppable(scene: &Scene<'_>, found: &mut Findings<'_>) {
 /// Whether a rule about `Connection` is one for this name, as far as its condition can be read.
 fn covers(scene: &Scene<'_>, rule: &Rule<'_>, name: &str) -> bool {
     use super::super::condition::Value;
-    let criteria: Vec<_> = (0..scene.rules.len()).flat_map(|proxy| scene.criteria(proxy, rule)).collect();
+    let criteria: Vec<_> = (0..scene.rules.len()).flat_map(|proxy| scene.criteria_of(proxy, rule)).collect();
     let about =
         |criterion: &&&super::super::condition::Criterion| criterion.argument.eq_ignore_ascii_case("connection");
     let known: Vec<_> =

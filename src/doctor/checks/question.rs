@@ -47,7 +47,7 @@ pub(super) fn read_before_asked(scene: &Scene<'_>, found: &mut Findings<'_>) {
         };
         let Some(first) = rules.iter().position(asks) else { continue };
         for rule in rules.iter().take(first).filter(|rule| rule.phase != Phase::Response) {
-            let criteria = scene.criteria(filter.proxy, rule);
+            let criteria = scene.criteria_of(filter.proxy, rule);
             let Some(name) = criteria.into_iter().filter_map(|each| each.variable()).find(|name| engine.owns(name))
             else {
                 continue;
@@ -98,7 +98,7 @@ pub(super) fn absolute_uri(scene: &Scene<'_>, found: &mut Findings<'_>) {
     for (filter, engine) in scene.engines() {
         let rewrites = |rule: &Rule<'_>| matches!(rule.action, Action::Rewrite("set-uri" | "set-path" | "set-pathq"));
         let refuses = |rule: &Rule<'_>| {
-            let criteria = scene.criteria(filter.proxy, rule);
+            let criteria = scene.criteria_of(filter.proxy, rule);
             matches!(rule.action, Action::Refuse)
                 && criteria.iter().any(|each| each.fetch == "url" || each.text == "HTTP_URL_ABS")
                 || rule.line.holds("HTTP_URL_ABS")
@@ -192,7 +192,7 @@ pub(super) fn duplicate_credential(scene: &Scene<'_>, found: &mut Findings<'_>) 
                 _ => continue,
             };
             let settles = |rule: &Rule<'_>| match &rule.action {
-                Action::Refuse => scene.criteria(filter.proxy, rule).into_iter().any(|criterion| {
+                Action::Refuse => scene.criteria_of(filter.proxy, rule).into_iter().any(|criterion| {
                     let counted = counts.contains(&criterion.fetch.as_str())
                         || criterion.fetch.trim_start_matches("req.") == "hdr_cnt";
                     counted && criterion.argument.eq_ignore_ascii_case(&name)

@@ -108,7 +108,7 @@ pub(super) fn open_routing(scene: &Scene<'_>, found: &mut Findings<'_>) {
             let listed = |criterion: &super::super::condition::Criterion| {
                 criterion.variable() == Some(name) && criterion.is_closed_list()
             };
-            if !scene.criteria(proxy, rule).into_iter().any(listed) {
+            if !scene.criteria_of(proxy, rule).into_iter().any(listed) {
                 let what = format!("any backend's name in `{name}` is taken");
                 let fix =
                     format!("use_backend {} if {{ var({name}) -m str std fast }}, with the names it may be", word.text);
