@@ -11,6 +11,7 @@
 //! | `ldap` | names, passwords and groups against a real slapd, and against servers that are broken on purpose |
 //! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
+//! | `doctor` | what it finds in HAProxy configs: an example with and without each thing, others' configs, the shipped ones |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
@@ -24,6 +25,7 @@
 mod command_line;
 mod decide;
 mod differential;
+mod doctor;
 mod documents;
 mod end_to_end;
 mod harness;

@@ -195,8 +195,8 @@ impl Criterion {
             // What is not there matches nothing, whatever the method.
             (_, Value::Unset) => Some(false),
             _ if self.converted => None,
-            ("found", _) => Some(true),
             (_, Value::Any) => None,
+            ("found", _) => Some(true),
             (_, Value::Hollow) => Some(false),
             ("bool", Value::Bool(yes)) => Some(*yes),
             ("bool", Value::Number(number)) => Some(*number != 0),
@@ -351,6 +351,7 @@ mod tests {
             ("var(txn.a.v) -m str allow", Value::Hollow, Some(false)),
             ("var(txn.a.v) -m found", Value::Hollow, Some(true)),
             ("var(txn.a.v) -m found", Value::Unset, Some(false)),
+            ("var(txn.a.v) -m found", Value::Any, None),
             ("var(txn.a.v) -m len 5", text("allow"), Some(true)),
             ("var(txn.a.v) -m len gt 0", text("allow"), Some(true)),
             ("var(txn.a.v) -m int 256 257", Value::Number(1), Some(false)),

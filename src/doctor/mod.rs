@@ -91,7 +91,8 @@ pub fn examine(
     let version = report.made_for.or(settings.version);
     let conditions: BTreeSet<_> = sources.iter().flat_map(|source| source.conditions(version)).collect();
     let mut found = Found::default();
-    for truth in truths(&conditions) {
+    let lines = sources.iter().map(|source| source.all().count()).sum();
+    for truth in truths(&conditions, lines) {
         let selected: Vec<Vec<&Line>> = sources.iter().map(|source| source.selected(&truth, version)).collect();
         let of = |index: usize| selected.get(index).cloned().unwrap_or_default();
         let config = Config::read(configs.iter().flat_map(|index| of(*index)));
@@ -167,8 +168,9 @@ fn spoe_sources(
     found
 }
 
-/// Which conditions hold: every combination of a few; of many all, none, and each one the other way.
-fn truths(conditions: &BTreeSet<String>) -> Vec<BTreeMap<String, bool>> {
+/// Which conditions hold: every combination of a few; of many all, none, and each one the other way, while the config is
+/// no longer than people write them.
+fn truths(conditions: &BTreeSet<String>, lines: usize) -> Vec<BTreeMap<String, bool>> {
     let all = |holds: bool| conditions.iter().map(|each| (each.clone(), holds)).collect::<BTreeMap<_, _>>();
     if conditions.len() <= COMBINED_MAX {
         let combination = |bits: usize| {
@@ -177,7 +179,7 @@ fn truths(conditions: &BTreeSet<String>) -> Vec<BTreeMap<String, bool>> {
         return (0..1 << conditions.len()).map(combination).collect();
     }
     let mut truths = vec![all(false), all(true)];
-    for each in conditions.iter().take(SINGLE_MAX) {
+    for each in conditions.iter().take(if lines > LINES_MAX { 0 } else { SINGLE_MAX }) {
         for holds in [false, true] {
             let mut truth = all(holds);
             truth.insert(each.clone(), !holds);
@@ -189,6 +191,9 @@ fn truths(conditions: &BTreeSet<String>) -> Vec<BTreeMap<String, bool>> {
 
 /// Sixteen configs to look at.
 const COMBINED_MAX: usize = 4;
+
+/// Lines of a config that is looked at many times over.
+const LINES_MAX: usize = 5_000;
 
 /// As many again of those that have more.
 const SINGLE_MAX: usize = 16;

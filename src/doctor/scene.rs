@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Settings;
-use super::checks::Opening;
+use super::checks::{Identity, Opening};
 use super::condition::{Condition, Criterion, Test};
 use super::lines::Line;
 use super::rules::{self, Action, Phase, Rule};
@@ -34,6 +34,10 @@ pub(super) struct Scene<'a> {
     pub written: BTreeSet<String>,
     /// Found once, told by several checks.
     pub openings: OnceCell<Vec<Opening<'a>>>,
+    /// The same for headers that are filled from an agent's answer.
+    pub identities: OnceCell<Vec<Identity<'a>>>,
+    /// Of all engines.
+    prefixes: BTreeSet<&'a str>,
     /// Frontends with too many ways.
     pub undecided: RefCell<BTreeSet<String>>,
     pub settings: &'a Settings,
@@ -72,6 +76,7 @@ impl<'a> Scene<'a> {
         }
         let criteria = walk::criteria(&rules, &acls);
         let tested = walk::tested(&rules, &criteria);
+        let prefixes = filters.iter().filter_map(|filter| filter.engine.as_ref()).map(Engine::prefix).collect();
         let (reads, written) = variables(&config);
         let mentioned = reads.iter().map(|(_, name)| name.clone()).collect();
         Scene {
@@ -85,6 +90,8 @@ impl<'a> Scene<'a> {
             mentioned,
             written,
             openings: OnceCell::new(),
+            identities: OnceCell::new(),
+            prefixes,
             undecided: RefCell::default(),
             settings,
             version,
@@ -125,7 +132,8 @@ impl<'a> Scene<'a> {
 
     /// Whether a variable, with its scope, is an agent's.
     pub(super) fn is_agents(&self, variable: &str) -> bool {
-        self.engines().any(|(_, engine)| engine.owns(variable))
+        let Some((_, name)) = variable.split_once('.') else { return false };
+        self.prefixes.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// Proxies that clients come to.

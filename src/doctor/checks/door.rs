@@ -109,11 +109,10 @@ impl<'a> Door<'_, 'a> {
         }
         let mut swung = false;
         for (backend, way, others) in &reached {
-            if !others.is_empty() {
-                swung = true;
+            swung |= !others.is_empty();
+            let explained = self.gates.contains_key(backend) && self.leaves_out(backend, way, others.is_empty())?;
+            if !explained && !others.is_empty() {
                 self.refuses_by_word(backend, way, others)?;
-            } else if self.gates.contains_key(backend) {
-                self.leaves_out(backend, way)?;
             }
         }
         if self.gates.is_empty() && !swung && !reached.is_empty() && self.ought_to_refuse() {
@@ -151,8 +150,9 @@ impl<'a> Door<'_, 'a> {
     }
 
     /// A backend that is guarded for some requests and not for this one: which of its properties makes the difference?
-    fn leaves_out(&mut self, backend: &'a str, way: &Way<'a>) -> Option<()> {
-        let Some(gate) = self.gates.get(backend).copied() else { return Some(()) };
+    /// `false` where none alone does, unless that has to do as an explanation.
+    fn leaves_out(&mut self, backend: &'a str, way: &Way<'a>, must_do: bool) -> Option<bool> {
+        let Some(gate) = self.gates.get(backend).copied() else { return Some(false) };
         let lines: BTreeSet<_> = self.gates.values().map(|line| (line.source, line.number)).collect();
         let mut causes = Vec::new();
         for (key, holds) in &way.truth {
@@ -166,8 +166,11 @@ impl<'a> Door<'_, 'a> {
                 causes.push((key.as_str(), *holds, kind(self.scene, self.front, key)));
             }
         }
+        if causes.is_empty() && !must_do {
+            return Some(false);
+        }
         if causes.iter().any(|(_, holds, kind)| *holds && *kind == Cause::Meant) {
-            return Some(());
+            return Some(true);
         }
         let shown: Vec<_> = causes
             .iter()
@@ -178,7 +181,7 @@ impl<'a> Door<'_, 'a> {
         if let Some(line) = way.cut_short {
             let what = format!("this lets a request go to backend `{backend}` undecided where {shown}");
             self.open("allow-ends-early", line, what, fix.to_owned());
-            return Some(());
+            return Some(true);
         }
         let any = |wanted: Cause| causes.iter().any(|(.., kind)| *kind == wanted);
         let id = match () {
@@ -189,7 +192,7 @@ impl<'a> Door<'_, 'a> {
         };
         let what = format!("a request reaches backend `{backend}` undecided where {shown}");
         self.open(id, gate, what, fix.to_owned());
-        Some(())
+        Some(true)
     }
 
     /// Other answers than none, each against what silence gives for the same request.

@@ -1,57 +1,34 @@
 //! Identity headers, and other fields that a client should have no say in.
 
+use super::super::condition::{Value, parse_sample};
 use super::super::headers::{deletes, spellings};
 use super::super::lines::Line;
 use super::super::rules::{Action, Phase, Rule};
 use super::super::scene::Scene;
 use super::Findings;
 
-/// A header that a rule fills from an agent's answer.
-struct Identity<'s, 'a> {
+/// A header that a rule fills from an agent's answer, with what becomes of a client's own.
+pub(in super::super) struct Identity<'a> {
     line: &'a Line,
     name: &'a str,
     adds: bool,
-    /// Written on every request.
-    always: bool,
-    /// The rules that the request meets above, and below.
-    above: Vec<&'s Rule<'a>>,
-    below: Vec<&'s Rule<'a>>,
-    /// HAProxy itself takes no name with `_` or `.` here.
-    restricted: bool,
+    /// The client's own field of this very name is gone when this one is written.
+    bare_is_safe: bool,
+    /// The spellings of it that go to the application.
+    left: Vec<String>,
+    /// A rule below that removes it.
+    removed: Option<&'a Line>,
+    /// A client's `Connection` cannot name it.
+    kept: bool,
 }
 
-/// The client's own field of this very name.
+/// What becomes of a client's field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Strip {
     Yes,
     No,
     /// An expression that only HAProxy can read.
     Unknown,
-}
-
-impl Identity<'_, '_> {
-    fn stripped_above(&self, name: &str) -> Strip {
-        strip(&self.above, name)
-    }
-
-    fn stripped(&self, name: &str) -> Strip {
-        match strip(&self.above, name) {
-            Strip::No => strip(&self.below, name),
-            known => known,
-        }
-    }
-
-    /// What `set-header` itself replaces is no spelling of the client's any more.
-    fn bare_is_safe(&self) -> bool {
-        (self.always && !self.adds) || !matches!(self.stripped_above(&self.name.to_ascii_lowercase()), Strip::No)
-    }
-
-    fn folded_left(&self) -> Vec<String> {
-        if self.restricted {
-            return Vec::new();
-        }
-        let all = spellings(self.name).into_iter().skip(1);
-        all.filter(|spelling| matches!(self.stripped(spelling), Strip::No)).collect()
-    }
 }
 
 fn strip(rules: &[&Rule<'_>], name: &str) -> Strip {
@@ -69,44 +46,78 @@ fn strip(rules: &[&Rule<'_>], name: &str) -> Strip {
 }
 
 /// Every header that is filled from an agent's variable, on every way to it.
-fn identities<'s, 'a>(scene: &'s Scene<'a>) -> Vec<Identity<'s, 'a>> {
+fn identities<'s, 'a>(scene: &'s Scene<'a>) -> &'s [Identity<'a>] {
+    scene.identities.get_or_init(|| find(scene))
+}
+
+fn find<'a>(scene: &Scene<'a>) -> Vec<Identity<'a>> {
+    let matters = |rule: &&Rule<'_>| {
+        let header = matches!(rule.action, Action::WriteHeader { .. } | Action::DeleteHeader { .. });
+        rule.phase == Phase::Request && header
+    };
     let mut identities = Vec::new();
-    for (front, proxy) in scene.fronts() {
-        let request = |index: usize| scene.rules_of(index).iter().filter(|rule| rule.phase == Phase::Request);
-        let restricts = |index: usize| {
-            let proxy = scene.config.proxies.get(index);
-            let line = proxy.and_then(|proxy| scene.config.last(proxy, &["option", "http-restrict-req-hdr-names"]));
-            line.is_some_and(|line| ["delete", "reject"].contains(&line.word(2)))
-        };
-        let mut places = vec![None];
-        places.extend(scene.backends_of(front).into_iter().map(Some));
-        for place in places {
-            let first: Vec<_> = request(front).collect();
-            let second: Vec<_> = place.filter(|backend| *backend != front).into_iter().flat_map(request).collect();
-            let path: Vec<_> = first.iter().chain(&second).copied().collect();
-            for (index, rule) in path.iter().enumerate() {
-                // Those of the frontend are looked at once, without a backend.
-                if place.is_some() != (index >= first.len()) {
-                    continue;
-                }
-                let Action::WriteHeader { name, value, adds } = &rule.action else { continue };
-                if !value_of_agent(scene, &value.text) || name.contains('%') {
-                    continue;
-                }
-                identities.push(Identity {
-                    line: rule.line,
-                    name,
-                    adds: *adds,
-                    always: rule.condition.is_none(),
-                    above: path.iter().take(index).copied().collect(),
-                    below: path.iter().skip(index + 1).copied().collect(),
-                    restricted: restricts(front) || place.is_some_and(restricts),
-                });
-            }
+    for (front, _) in scene.fronts() {
+        let here: Vec<_> = scene.rules_of(front).iter().filter(matters).collect();
+        look(scene, &[front], &here, 0, &mut identities);
+        for backend in scene.backends_of(front).into_iter().filter(|backend| *backend != front) {
+            let there = scene.rules_of(backend).iter().filter(matters);
+            let both: Vec<_> = here.iter().copied().chain(there).collect();
+            look(scene, &[front, backend], &both, here.len(), &mut identities);
         }
-        let _ = proxy;
     }
     identities
+}
+
+/// Looks at the rules from `start` on of a way through these proxies.
+fn look<'a>(
+    scene: &Scene<'a>,
+    places: &[usize],
+    rules: &[&Rule<'a>],
+    start: usize,
+    identities: &mut Vec<Identity<'a>>,
+) {
+    let restricted = places.iter().filter_map(|place| scene.config.proxies.get(*place)).any(|proxy| {
+        let line = scene.config.last(proxy, &["option", "http-restrict-req-hdr-names"]);
+        line.is_some_and(|line| ["delete", "reject"].contains(&line.word(2)))
+    });
+    for (index, rule) in rules.iter().enumerate().skip(start) {
+        let Action::WriteHeader { name, value, adds } = rule.action else { continue };
+        if !value_of_agent(scene, &value.text) || name.contains('%') {
+            continue;
+        }
+        let (above, rest) = rules.split_at_checked(index).unwrap_or_default();
+        let below = rest.get(1..).unwrap_or_default();
+        let lower = name.to_ascii_lowercase();
+        let always = rule.condition.is_none() && !adds;
+        let bare_is_safe = always || strip(above, &lower) != Strip::No;
+        let passes = |spelling: &String| strip(above, spelling) == Strip::No && strip(below, spelling) == Strip::No;
+        let folded = if restricted || !bare_is_safe { Vec::new() } else { spellings(name) };
+        let removes = |rule: &&&Rule<'_>| rule.condition.is_none() && deletes(rule, &lower) == Some(true);
+        identities.push(Identity {
+            line: rule.line,
+            name,
+            adds,
+            bare_is_safe,
+            left: folded.into_iter().skip(1).filter(passes).collect(),
+            removed: below.iter().find(removes).map(|rule| rule.line),
+            kept: above.iter().chain(below).any(|rule| keeps(scene, places, rule, &lower)),
+        });
+    }
+}
+
+/// Whether a rule sees to it that a client's `Connection` does not name a header.
+fn keeps(scene: &Scene<'_>, places: &[usize], rule: &Rule<'_>, name: &str) -> bool {
+    match &rule.action {
+        Action::WriteHeader { name, adds: false, .. } => name.eq_ignore_ascii_case("connection"),
+        Action::DeleteHeader { .. } if deletes(rule, "connection") == Some(true) => {
+            let criteria: Vec<_> = places.iter().flat_map(|place| scene.criteria_of(*place, rule)).collect();
+            let about = criteria.iter().filter(|criterion| criterion.argument.eq_ignore_ascii_case("connection"));
+            let named: Vec<_> = about.map(|criterion| criterion.matches(&Value::Text(name.to_owned()))).collect();
+            // As far as its condition can be read.
+            named.is_empty() || named.iter().any(|matches| *matches != Some(false))
+        }
+        _ => false,
+    }
 }
 
 fn value_of_agent(scene: &Scene<'_>, value: &str) -> bool {
@@ -123,48 +134,60 @@ fn class_of(name: &str) -> String {
     format!("http-request del-header ^{}$ -m reg", parts.join("[^a-z0-9]+"))
 }
 
+/// A client's own field stands where the agent says nothing.
 pub(super) fn not_stripped(scene: &Scene<'_>, found: &mut Findings<'_>) {
-    for identity in identities(scene).iter().filter(|identity| !identity.adds && !identity.bare_is_safe()) {
+    for identity in identities(scene).iter().filter(|identity| !identity.adds && !identity.bare_is_safe) {
         let what =
             format!("`{}` is set here for some requests only, and a client's own is not removed above", identity.name);
         found.tell(identity.line, what, format!("{}, above the question", class_of(identity.name)));
     }
 }
 
+/// A client's own field in another spelling.
 pub(super) fn folded(scene: &Scene<'_>, found: &mut Findings<'_>) {
-    for identity in identities(scene).iter().filter(|identity| identity.bare_is_safe()) {
-        let left = identity.folded_left();
-        if let Some(example) = left.first() {
+    for identity in identities(scene) {
+        if let Some(example) = identity.left.first() {
             let what = format!(
                 "a client's `{example}` goes to the application beside `{}` ({} spellings do)",
                 identity.name,
-                left.len()
+                identity.left.len()
             );
             found.tell(identity.line, what, format!("{}, above the question", class_of(identity.name)));
         }
     }
 }
 
+/// `add-header`, with nothing removed before.
 pub(super) fn added(scene: &Scene<'_>, found: &mut Findings<'_>) {
-    for identity in identities(scene).iter().filter(|identity| identity.adds && !identity.bare_is_safe()) {
+    for identity in identities(scene).iter().filter(|identity| identity.adds && !identity.bare_is_safe) {
         let what = format!("`add-header {}` leaves a client's own field in place", identity.name);
         let fix =
-            format!("http-request set-header {}, and {} above the question", identity.name, class_of(identity.name));
+            format!("http-request set-header {} …, and {} above the question", identity.name, class_of(identity.name));
         found.tell(identity.line, what, fix);
     }
 }
 
+/// Removed below where it is set.
 pub(super) fn removed(scene: &Scene<'_>, found: &mut Findings<'_>) {
-    for identity in &identities(scene) {
-        let name = identity.name.to_ascii_lowercase();
-        let removes = |rule: &&&Rule<'_>| rule.condition.is_none() && deletes(rule, &name) == Some(true);
-        if let Some(rule) = identity.below.iter().find(removes) {
+    for identity in identities(scene) {
+        if let Some(line) = identity.removed {
             let what = format!("this removes `{}`, which line {} sets", identity.name, identity.line.number);
-            found.tell(rule.line, what, format!("move it above line {}", identity.line.number));
+            found.tell(line, what, format!("move it above line {}", identity.line.number));
         }
     }
 }
 
+/// A client's `Connection` may name it.
+pub(super) fn droppable(scene: &Scene<'_>, found: &mut Findings<'_>) {
+    for identity in identities(scene).iter().filter(|identity| !identity.kept) {
+        let what = format!("a client's `Connection: {}` goes on beside it", identity.name);
+        let fix =
+            format!("http-request del-header connection if {{ req.hdr(connection) -m sub -i {} }}", identity.name);
+        found.tell(identity.line, what, fix);
+    }
+}
+
+/// An expression that no header's name can match.
 pub(super) fn strip_capitals(scene: &Scene<'_>, found: &mut Findings<'_>) {
     let rules = scene.rules.iter().flatten().filter(|rule| rule.phase == Phase::Request);
     for rule in rules {
@@ -193,35 +216,8 @@ pub(super) fn strip_capitals(scene: &Scene<'_>, found: &mut Findings<'_>) {
     }
 }
 
-pub(super) fn droppable(scene: &Scene<'_>, found: &mut Findings<'_>) {
-    for identity in &identities(scene) {
-        let name = identity.name.to_ascii_lowercase();
-        let guards = |rule: &&&Rule<'_>| match &rule.action {
-            Action::DeleteHeader { .. } => deletes(rule, "connection") == Some(true) && covers(scene, rule, &name),
-            Action::WriteHeader { name, adds: false, .. } => name.eq_ignore_ascii_case("connection"),
-            _ => false,
-        };
-        if identity.above.iter().chain(&identity.below).find(guards).is_none() {
-            let what = format!("a client's `Connection: {}` goes on beside `{}`", identity.name, identity.name);
-            let fix = format!("http-request del-header connection if {{ req.hdr(connection) -i {} }}", identity.name);
-            found.tell(identity.line, what, fix);
-        }
-    }
-}
-
-/// Whether a rule about `Connection` is one for this name, as far as its condition can be read.
-fn covers(scene: &Scene<'_>, rule: &Rule<'_>, name: &str) -> bool {
-    use super::super::condition::Value;
-    let criteria: Vec<_> = (0..scene.rules.len()).flat_map(|proxy| scene.criteria_of(proxy, rule)).collect();
-    let about =
-        |criterion: &&&super::super::condition::Criterion| criterion.argument.eq_ignore_ascii_case("connection");
-    let known: Vec<_> =
-        criteria.iter().filter(about).map(|criterion| criterion.matches(&Value::Text(name.to_owned()))).collect();
-    known.is_empty() || known.iter().any(|matches| *matches != Some(false))
-}
-
+/// Fields that replace method or path.
 pub(super) fn override_headers(scene: &Scene<'_>, found: &mut Findings<'_>) {
-    use super::super::condition::parse_sample;
     for (filter, engine) in scene.engines().filter(|(filter, _)| scene.http(filter.proxy)) {
         let asks = |wanted: &[&str]| engine.args().any(|arg| wanted.contains(&parse_sample(&arg.sample).0.as_str()));
         let mut names = Vec::new();
@@ -232,7 +228,7 @@ pub(super) fn override_headers(scene: &Scene<'_>, found: &mut Findings<'_>) {
             names.extend(["x-original-url", "x-rewrite-url"]);
         }
         let rules: Vec<_> = scene.rules_of(filter.proxy).iter().filter(|rule| rule.phase == Phase::Request).collect();
-        names.retain(|name| matches!(strip(&rules, name), Strip::No));
+        names.retain(|name| strip(&rules, name) == Strip::No);
         if !names.is_empty() {
             let what = format!("clients may send {}", names.join(", "));
             let fix = "http-request del-header ^x[^a-z0-9]+(http[^a-z0-9]+method|method[^a-z0-9]+override|original[^a-z0-9]+ur[il]|rewrite[^a-z0-9]+url)([^a-z0-9]|$) -m reg";
@@ -241,6 +237,7 @@ pub(super) fn override_headers(scene: &Scene<'_>, found: &mut Findings<'_>) {
     }
 }
 
+/// The client's address, as the client tells it.
 pub(super) fn forwarded_for(scene: &Scene<'_>, found: &mut Findings<'_>) {
     for (filter, _) in scene.engines().filter(|(filter, _)| scene.http(filter.proxy)) {
         let places: Vec<_> = [filter.proxy].into_iter().chain(scene.backends_of(filter.proxy)).collect();
@@ -265,6 +262,7 @@ pub(super) fn forwarded_for(scene: &Scene<'_>, found: &mut Findings<'_>) {
     }
 }
 
+/// Header fields behind the body.
 pub(super) fn trailers(scene: &Scene<'_>, found: &mut Findings<'_>) {
     if scene.version.is_none_or(|version| version < (3, 2)) || identities(scene).is_empty() {
         return;

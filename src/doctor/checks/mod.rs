@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 pub(super) use door::Opening;
+pub(super) use identity::Identity;
+pub use variables::TOLLGATES;
 
 use super::lines::Line;
 use super::scene::Scene;

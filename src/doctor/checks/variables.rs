@@ -118,8 +118,8 @@ pub(super) fn open_routing(scene: &Scene<'_>, found: &mut Findings<'_>) {
     }
 }
 
-/// README's table of variables; a test holds the two together.
-pub(super) const TOLLGATES: &[&str] = &[
+/// What Tollgate sets: README's table of variables, and what sign-in and signing are to add.
+pub const TOLLGATES: &[&str] = &[
     "verdict",
     "allow",
     "status",
