@@ -19,6 +19,7 @@
 //! | [`audit`] | a line for each decision, chained, and who reads it |
 //! | [`config`] | YAML to the settings of all the others |
 //! | [`explain`], [`dev_idp`] | one decision with its reasons; a provider for demos and tests |
+//! | [`doctor`] | what makes an HAProxy config fail open or spoofable |
 //!
 //! What holds everywhere:
 //!
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod dev_idp;
+pub mod doctor;
 pub mod explain;
 pub mod extract;
 pub mod haproxy;

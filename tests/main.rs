@@ -12,6 +12,7 @@
 //! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
 //! | `audit` | the audit trail of a running agent: crashes, a full disk, reloads, and the commands that read one |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
+//! | `doctor` | what it finds in HAProxy configs: an example with and without each thing, others' configs, the shipped ones |
 //! | `end_to_end` | real HAProxy, FastAPI, Redis and OIDC provider, with the files of `haproxy/` as they ship |
 //! | `haproxy_files` | `tollgate haproxy`: the shipped files are its output, and every HAProxy line takes it, whatever the policy |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
@@ -28,6 +29,7 @@ mod audit;
 mod command_line;
 mod decide;
 mod differential;
+mod doctor;
 mod documents;
 mod end_to_end;
 mod haproxy_files;

@@ -31,6 +31,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("server", &["audit", "clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
     ("config", &["audit", "decision", "haproxy", "identity", "limit", "policy", "secret", "server"]),
     ("dev_idp", &["clock"]),
+    ("doctor", &[]),
 ];
 
 /// What may stand only in some files: the text, the files (prefixes under `src/`), and why.

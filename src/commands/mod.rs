@@ -3,6 +3,7 @@
 mod agent;
 mod api_key;
 mod audit;
+mod doctor;
 mod grant;
 mod haproxy;
 mod inspect;
@@ -42,6 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),
         Command::Audit(AuditCommand::Verify(flags)) => audit::verify(&flags),
         Command::Audit(AuditCommand::Export(flags)) => audit::export(&flags),
+        Command::Doctor(flags) => doctor::run(&flags),
         Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut std::io::stdout());

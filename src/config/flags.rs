@@ -58,6 +58,9 @@ pub enum Command {
     /// Verify the audit trail, or export some of it
     #[command(subcommand, after_help = AUDIT)]
     Audit(AuditCommand),
+    /// Find what makes an HAProxy config fail open or spoofable
+    #[command(after_help = DOCTOR)]
+    Doctor(DoctorArgs),
     /// Run a small OIDC provider for demos and tests, on loopback only
     #[command(after_help = DEV_IDP)]
     DevIdp(DevIdpArgs),
@@ -410,6 +413,26 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
+/// `tollgate doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// haproxy.cfg, or its files in the order in which HAProxy gets them. SPOE files are found by themselves
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// Within which the agent answers [default: that of --config, or 40ms]
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    pub deadline: Option<Duration>,
+    /// The agent's config: for its deadline, and the backends that its rules name
+    #[arg(short, long, env = "TOLLGATE_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// The HAProxy whose own check runs first; its line is then the one the files are for. `none` runs none
+    #[arg(long, value_name = "PROGRAM", value_hint = ValueHint::CommandName)]
+    pub haproxy: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `tollgate audit export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -526,6 +549,11 @@ fn skew(text: &str) -> Result<Duration, String> {
     known.ok_or_else(|| "expected a duration from 0s to 5m, such as 2s".to_owned())
 }
 
+fn deadline(text: &str) -> Result<Duration, String> {
+    let known = values::duration(text).filter(|deadline| (DEADLINE_MIN..=DEADLINE_MAX).contains(deadline));
+    known.ok_or_else(|| "expected a duration from 1ms to 10s, such as 40ms".to_owned())
+}
+
 fn revocation(text: &str) -> Result<Id, String> {
     Id::parse(text).ok_or_else(|| "expected sixteen hex digits, as `tollgate revoke list` prints them".to_owned())
 }
@@ -535,6 +563,10 @@ const LIFETIME_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// As far as an issuer's `leeway` goes.
 const SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// What `spop.deadline` may be.
+const DEADLINE_MIN: Duration = Duration::from_millis(1);
+const DEADLINE_MAX: Duration = Duration::from_secs(10);
 
 fn listen(text: &str) -> Result<Listen, String> {
     Listen::parse(text).ok_or_else(|| "expected tcp:ADDRESS:PORT (an IP address) or unix:/PATH".to_owned())
@@ -668,6 +700,15 @@ Examples:
 
 What was written, and whether the trail is whole, is said on standard error";
 
+const DOCTOR: &str = "\
+Examples:
+  tollgate doctor /etc/haproxy/haproxy.cfg
+  tollgate doctor haproxy.cfg --config tollgate.yaml --json
+  tollgate doctor base.cfg site.cfg --deadline 100ms --haproxy /opt/haproxy/sbin/haproxy
+
+Exit code 1 where anything is found. What is meant to be so, a comment says, on the line or above it:
+  # doctor: stats-open is meant: behind a firewall";
+
 const DEV_IDP: &str = "\
 Example:
   tollgate dev-idp --listen 127.0.0.1:9400
@@ -738,6 +779,8 @@ mod tests {
             ("audit verify f --expect-last 00", "64 hex digits"),
             ("audit export --file f --from yesterday", "2027-01-01T12:00:00Z"),
             ("audit export --file f --hash-key-file k", "--user"),
+            ("doctor", "<FILE>"),
+            ("doctor f --deadline 1m", "1ms to 10s"),
             ("api-key new --user a --expires 1w", "2027-01-01T12:00:00Z"),
             ("api-key new --user a", "--expires"),
             ("api-key new --expires never --user a --scope x,\"y", "one scope"),
