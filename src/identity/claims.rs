@@ -226,7 +226,7 @@ fn policy_groups(
     let mut set = GroupSet::default();
     for path in &issuer.claims.groups {
         for (under, value) in path.find(claims) {
-            let Some(names) = group_names::read(value, under, issuer.group_form) else {
+            let Some(names) = group_names::read(value, under, issuer.group_form, issuer.claims.groups_separator) else {
                 return malformed(trace, path, "a string or an array of strings");
             };
             for id in names.iter().flat_map(|name| groups.of(&issuer.name, name)) {
@@ -361,7 +361,7 @@ const SECONDS_END: f64 = 9_223_372_036_854_775_808.0;
 #[cfg(test)]
 mod tests {
     use super::super::presets::preset;
-    use super::super::settings::GroupForm;
+    use super::super::settings::{GroupForm, GroupSeparator};
     use super::super::testing::{AUDIENCE, ISSUER, NOW_S, good_claims, pinned, with};
     use super::*;
     use crate::clock::Clock;
@@ -481,7 +481,10 @@ mod tests {
         for (changes, joined, known) in [
             (json!({}), "", true),
             (json!({"groups": ["platform-ops", "plan-pro", "nobody-s"]}), "ops,paid", true),
-            (json!({"groups": "plan-pro, platform-ops"}), "ops,paid", true),
+            (json!({"groups": "plan-pro"}), "paid", true),
+            (json!({"groups": "plan-pro, platform-ops"}), "", true),
+            (json!({"groups": "former platform-ops"}), "", true),
+            (json!({"groups": "[\"plan-pro\", \"platform-ops\"]"}), "ops,paid", true),
             (json!({"groups": "/full/path"}), "ops", true),
             (json!({"_claim_names": {"groups": "src1"}, "_claim_sources": {}}), "", false),
             (json!({"_claim_names": {"address": "src1"}}), "", true),
@@ -493,6 +496,10 @@ mod tests {
             let identity = identify(&generic, &with(&good_claims(), changes.clone())).unwrap();
             assert_eq!((identity.groups_joined.as_str(), identity.groups_known), (joined, known), "{changes}");
         }
+        let mut separated = generic;
+        separated.claims.groups_separator = GroupSeparator::Comma;
+        let several = with(&good_claims(), json!({"groups": "plan-pro, platform-ops"}));
+        assert_eq!(identify(&separated, &several).unwrap().groups_joined, "ops,paid");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::settings::{ClaimMap, ClaimPath, ClaimPattern, TokenUse};
+use super::settings::{ClaimMap, ClaimPath, ClaimPattern, GroupSeparator, TokenUse};
 
 /// Defaults for one kind of provider.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub fn preset(name: &str) -> Option<Preset> {
         claims: ClaimMap {
             user: one(row.user)?,
             groups: row.groups.iter().map(|path| ClaimPattern::parse(path)).collect::<Option<Vec<_>>>()?,
+            // None of them documents several groups in one string.
+            groups_separator: GroupSeparator::None,
             scopes: many(row.scopes)?,
             email: one("email")?,
             name: one("name")?,

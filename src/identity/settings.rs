@@ -372,6 +372,24 @@ impl GroupForm {
     ];
 }
 
+/// What stands between the names where a claim has several groups in one string.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupSeparator {
+    /// Nothing: a string is one name, whatever is in it.
+    #[default]
+    None,
+    /// A comma; blanks around a name do not count.
+    Comma,
+    /// A space, or several.
+    Space,
+}
+
+impl GroupSeparator {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, GroupSeparator); 3] =
+        [("none", GroupSeparator::None), ("comma", GroupSeparator::Comma), ("space", GroupSeparator::Space)];
+}
+
 /// Which of an issuer's JWTs are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenUse {
@@ -398,6 +416,8 @@ pub struct ClaimMap {
     pub user: ClaimPath,
     /// Group names, of all these places together: see [`GroupForm`].
     pub groups: Vec<ClaimPattern>,
+    /// What stands between group names in one string.
+    pub groups_separator: GroupSeparator,
     /// Scopes: an array of strings or a space-separated string.
     pub scopes: Vec<ClaimPath>,
     /// E-mail address.
