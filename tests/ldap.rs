@@ -196,6 +196,37 @@ async fn groups_come_as_the_directory_has_them() {
     assert_eq!(kind(&Ldap::new(nobody).unwrap().groups_of("bob", now).await.unwrap_err()), "NoAccount");
 }
 
+/// slapd itself looks past width and composition, and a matching rule of the operator's past more.
+#[tokio::test]
+async fn whom_the_directory_takes_for_another_has_no_groups() {
+    let slapd = Slapd::start().await;
+    let searching =
+        |text: &str| Users::Search { base: format!("ou=people,{SUFFIX}"), scope: Scope::Subtree, filter: filter(text) };
+    let now = Clock::system().now();
+    let by_mail = "(|(uid={user})(mail={user})(mail={user}@acme.example))";
+    for (users, user, found) in [
+        (searching("(uid={user})"), "ann", true),
+        (searching("(uid={user})"), "Ann", true),
+        (searching("(uid={user})"), "ａｎｎ", false),
+        (template(), "ANN", true),
+        (template(), "ａｎｎ", false),
+        (searching(by_mail), "ann@acme.example", true),
+        (searching(by_mail), "Ann@Acme.example", true),
+        (searching("(mail={user}@acme.example)"), "ann", true),
+        // Stand-ins for a server that compares as it likes: approximately, or by a part.
+        (searching("(uid~=ann)"), "änn", false),
+        (searching("(&(uid=*)(uid=ann)(!(cn={user})))"), "änn", false),
+        (searching("(mail={user}*acme.example)"), "an", false),
+        (searching("(mail={user}*acme.example)"), "ann", true),
+    ] {
+        let ldap = Ldap::new(LdapSettings { users: users.clone(), ..settings(slapd.port) }).unwrap();
+        match ldap.groups_of(user, now).await {
+            Ok(groups) => assert!(found && groups.contains(&"ops".to_owned()), "{users:?} {user}: {groups:?}"),
+            Err(error) => assert!(!found && kind(&error) == "Refused", "{users:?} {user}: {error:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn tls_is_checked_and_never_given_up() {
     let slapd = Slapd::start().await;
