@@ -116,42 +116,54 @@ impl Ldap {
         if password.expose().len() > PASSWORD_BYTES_MAX || password.expose().contains('\0') {
             return Err(LdapError::Refused(Refusal::Unusable));
         }
-        self.in_time(async {
-            match &self.settings.users {
-                Users::Search { base, .. } => {
-                    let entry = match self.find(user, now).await {
-                        Ok(entry) => entry,
-                        Err(LdapError::Refused(refusal)) => {
-                            // So that the time to answer does not tell which names there are: a bind as the entry that
-                            // holds them all, which has no password. Whatever comes of it, the answer is the refusal.
-                            let mut lease = self.binds.lease(now).await?;
-                            let _ = bind(&mut lease, base, password).await;
-                            return Err(LdapError::Refused(refusal));
-                        }
-                        Err(error) => return Err(error),
-                    };
+        let admitted = self.throttle.admit_name(user, attempt, now)?;
+        let answered = self.in_time(self.prove(user, password, attempt, now)).await;
+        if answered.as_ref().is_err_and(LdapError::is_refusal) {
+            admitted.was_wrong(now);
+        }
+        answered
+    }
+
+    async fn prove(&self, user: &str, password: &Secret, attempt: Attempt, now: Now) -> Result<Person, LdapError> {
+        match &self.settings.users {
+            Users::Search { base, .. } => {
+                let proved = match self.find(user, attempt, now).await {
                     // Its lease ends here: whoever waits for a connection that searches does not wait for the bind.
-                    self.bind_as(&entry.dn, password, attempt, now).await?;
-                    let mut lease = self.searches.lease(now).await?;
-                    self.person(&mut lease, entry).await
-                }
-                Users::Template(template) => {
-                    let dn = template.fill(user);
-                    let mut as_user = self.bind_as(&dn, password, attempt, now).await?;
-                    if self.settings.account.is_some() {
-                        drop(as_user);
-                        let mut lease = self.searches.lease(now).await?;
-                        let entry = self.read(&mut lease, &dn).await?;
+                    Ok(entry) => self.bind_as(&entry.dn, password, attempt, now).await.map(|_| entry),
+                    Err(error) => Err(error),
+                };
+                match proved {
+                    Ok(entry) => {
+                        let mut lease = self.searches.lease(attempt, now).await?;
                         self.person(&mut lease, entry).await
-                    } else {
-                        // On the connection that the user has just bound, and before it is given back.
-                        let entry = self.read(&mut as_user, &dn).await?;
-                        self.person(&mut as_user, entry).await
                     }
+                    // The bind itself was refused, which took its time.
+                    Err(error @ LdapError::Refused(Refusal::Bind(_))) => Err(error),
+                    Err(error @ (LdapError::Refused(_) | LdapError::Throttled { .. })) => {
+                        // So that the time to answer does not tell which names there are: a bind as the entry that
+                        // holds them all, which has no password. Whatever comes of it, the answer is the refusal.
+                        let mut lease = self.binds.lease(attempt, now).await?;
+                        let _ = bind(&mut lease, base, password).await;
+                        Err(error)
+                    }
+                    Err(error) => Err(error),
                 }
             }
-        })
-        .await
+            Users::Template(template) => {
+                let dn = template.fill(user);
+                let mut as_user = self.bind_as(&dn, password, attempt, now).await?;
+                if self.settings.account.is_some() {
+                    drop(as_user);
+                    let mut lease = self.searches.lease(attempt, now).await?;
+                    let entry = self.read(&mut lease, &dn).await?;
+                    self.person(&mut lease, entry).await
+                } else {
+                    // On the connection that the user has just bound, and before it is given back.
+                    let entry = self.read(&mut as_user, &dn).await?;
+                    self.person(&mut as_user, entry).await
+                }
+            }
+        }
     }
 
     /// The groups of a user who proved the name otherwise, looked up with the search account. A name that the directory
@@ -162,13 +174,13 @@ impl Ldap {
         self.in_time(async {
             let entry = match &self.settings.users {
                 Users::Search { filter, .. } => {
-                    let entry = self.find(user, now).await?;
+                    let entry = self.find(user, Attempt::Known, now).await?;
                     self.check_spelling(user, &entry, &filter.spellings(user))?;
                     entry
                 }
                 Users::Template(_) if self.settings.account.is_none() => return Err(LdapError::NoAccount),
                 Users::Template(template) => {
-                    let mut lease = self.searches.lease(now).await?;
+                    let mut lease = self.searches.lease(Attempt::Known, now).await?;
                     let entry = match self.read(&mut lease, &template.fill(user)).await {
                         Err(LdapError::Answer { code: NO_SUCH_OBJECT, .. }) => {
                             return Err(LdapError::Refused(Refusal::UnknownUser));
@@ -179,7 +191,7 @@ impl Ldap {
                     entry
                 }
             };
-            let mut lease = self.searches.lease(now).await?;
+            let mut lease = self.searches.lease(Attempt::Known, now).await?;
             Ok(self.person(&mut lease, entry).await?.groups)
         })
         .await
@@ -219,8 +231,8 @@ impl Ldap {
 
     /// Binds as `dn`, if it may be tried. The lease is bound as that user.
     async fn bind_as(&self, dn: &str, password: &Secret, attempt: Attempt, now: Now) -> Result<Lease<'_>, LdapError> {
-        let admitted = self.throttle.admit(dn, attempt, now)?;
-        let mut lease = self.binds.lease(now).await?;
+        let admitted = self.throttle.admit_entry(dn, attempt, now)?;
+        let mut lease = self.binds.lease(attempt, now).await?;
         match bind(&mut lease, dn, password).await {
             Ok(()) => Ok(lease),
             Err(error) => {
@@ -233,9 +245,9 @@ impl Ldap {
     }
 
     /// The one entry that the user filter matches.
-    async fn find(&self, user: &str, now: Now) -> Result<Entry, LdapError> {
+    async fn find(&self, user: &str, attempt: Attempt, now: Now) -> Result<Entry, LdapError> {
         let Users::Search { base, scope, filter } = &self.settings.users else { return Err(LdapError::NoAccount) };
-        let mut lease = self.searches.lease(now).await?;
+        let mut lease = self.searches.lease(attempt, now).await?;
         let Answer { mut entries, outcome } = self
             .search(
                 &mut lease,
