@@ -218,6 +218,7 @@ impl Identities {
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
     /// A task ends with `stop`, or when the last stage that has its issuer is dropped.
     pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
+        self.seen.begin(clock.now());
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
         }

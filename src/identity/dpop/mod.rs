@@ -165,7 +165,11 @@ impl Identities {
                 format!("the proof is for this token, {} and {target}", expected.method)
             });
         }
-        let sighting = Sighting::new(&expected.bound_to, &proof.jti, request_id);
+        if self.link.is_none() && expected.nonces.is_some() && self.seen.may_be_older(proof.issued_at_s) {
+            // It may have been used before this process began. A client that is given a nonce makes another at once.
+            return Err(flawed(Flaw::NonceStale, trace).into());
+        }
+        let sighting = Sighting::new(&expected.bound_to, &proof.jti, request_id, proof.issued_at_s);
         let (window, now) = (self.settings().dpop.window(), expected.now);
         let on_failure = self.settings().dpop.on_failure;
         let may_wait = answers.may_wait_for_proof();

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -25,16 +26,17 @@ pub(super) struct Sighting {
     key: [u8; 8],
     /// `None` where HAProxy names no request: then no two are the same.
     request: Option<[u8; 8]>,
+    issued_at_s: i64,
 }
 
 impl Sighting {
     /// `key` signed the proof, its `jti` is the claim, `request` is HAProxy's `unique-id`, which no client may choose; an
-    /// empty one names nothing.
-    pub(super) fn new(key: &Thumbprint, jti: &str, request: Option<&[u8]>) -> Sighting {
+    /// empty one names nothing. `issued_at_s` is the proof's own word.
+    pub(super) fn new(key: &Thumbprint, jti: &str, request: Option<&[u8]>, issued_at_s: i64) -> Sighting {
         // 128 bits: who makes two of their own proofs collide has refused themselves one.
         let proof = prefix(&[key, jti.as_bytes()]);
         let request = request.filter(|id| !id.is_empty()).map(|id| prefix(&[b"request", id]));
-        Sighting { proof, key: prefix(&[key]), request }
+        Sighting { proof, key: prefix(&[key]), request, issued_at_s }
     }
 
     /// Whether HAProxy asks again about what it asked about at `at_s`, in Unix seconds.
@@ -54,7 +56,11 @@ impl Sighting {
 
 /// The proofs that this process has seen, each for `window` at least and twice that at most. In parts, so that one that
 /// grows keeps few others waiting, and not for long: 30,000 entries are moved in some 100 µs.
-pub(crate) struct Seen(Box<[Mutex<Generations>]>);
+pub(crate) struct Seen {
+    parts: Box<[Mutex<Generations>]>,
+    /// The second in which this process began to see any.
+    since_s: OnceLock<i64>,
+}
 
 struct Generations {
     since: Option<Instant>,
@@ -131,16 +137,30 @@ impl Seen {
             of_keys: Counts::new(),
             max: max_each,
         };
-        Seen((0..parts.max(1)).map(|_| Mutex::new(part())).collect())
+        Seen { parts: (0..parts.max(1)).map(|_| Mutex::new(part())).collect(), since_s: OnceLock::new() }
     }
 
     fn part(&self, sighting: Sighting) -> &Mutex<Generations> {
         // A hash: each part has its share. There is at least one.
-        &self.0[usize::from(sighting.proof[0]) % self.0.len()]
+        &self.parts[usize::from(sighting.proof[0]) % self.parts.len()]
+    }
+
+    /// From now on.
+    pub(crate) fn begin(&self, now: Now) {
+        self.since_s.get_or_init(|| now.unix_s());
+    }
+
+    /// Whether a proof of that second may have been shown to the process before this one, which has taken its memory with
+    /// it. Whoever's clock is ahead of ours has proofs that look younger than they are.
+    pub(super) fn may_be_older(&self, issued_at_s: i64) -> bool {
+        self.since_s.get().is_some_and(|since_s| issued_at_s < *since_s)
     }
 
     /// Remembers a proof in this process alone.
     pub(super) fn record_here(&self, sighting: Sighting, window: Duration, now: Now) -> Result<(), Rejection> {
+        if self.may_be_older(sighting.issued_at_s) {
+            return Err(Rejection::ReplayUnknown);
+        }
         match self.part(sighting).lock().record(sighting, window, now) {
             Known::No => Ok(()),
             Known::Replayed => Err(Rejection::DpopReplayed),
@@ -277,10 +297,11 @@ mod tests {
     use crate::clock::Clock;
     use crate::link::testing::Redis;
 
+    const NOW_S: i64 = 1_800_000_000;
     const WINDOW: Duration = Duration::from_secs(66);
 
     fn sighting(jti: &str, request: &str) -> Sighting {
-        Sighting::new(&[1; 32], jti, (!request.is_empty()).then_some(request.as_bytes()))
+        Sighting::new(&[1; 32], jti, (!request.is_empty()).then_some(request.as_bytes()), NOW_S)
     }
 
     #[test]
@@ -306,7 +327,7 @@ mod tests {
             last_s = at_s;
             assert_eq!(seen.record_here(sighting(jti, request), WINDOW, clock.now()), expected, "{jti} at {at_s}");
         }
-        let (mine, other) = (sighting("z", "r"), Sighting::new(&[2; 32], "z", Some(b"r2")));
+        let (mine, other) = (sighting("z", "r"), Sighting::new(&[2; 32], "z", Some(b"r2"), NOW_S));
         assert_eq!(seen.record_here(mine, WINDOW, clock.now()), Ok(()));
         assert_eq!(seen.record_here(other, WINDOW, clock.now()), Ok(()), "another key's `jti` is another");
     }
@@ -316,7 +337,7 @@ mod tests {
     fn the_same_request_is_the_same_for_a_moment_and_a_few_times() {
         let (seen, clock) = (Seen::default(), Clock::by_hand(1_800_000_000));
         let record = |jti, request: Option<&[u8]>| {
-            seen.record_here(Sighting::new(&[1; 32], jti, request), WINDOW, clock.now()).is_ok()
+            seen.record_here(Sighting::new(&[1; 32], jti, request, NOW_S), WINDOW, clock.now()).is_ok()
         };
         let told = |jti, request, times: usize| (0..times).map(|_| record(jti, request)).collect::<Vec<_>>();
         assert_eq!(told("a", Some(b"r"), 6), [true, true, true, true, false, false]);
@@ -331,8 +352,9 @@ mod tests {
     #[test]
     fn one_key_leaves_room_for_others() {
         let (seen, clock) = (Seen::new(2, 64), Clock::by_hand(1_800_000_000));
-        let record =
-            |key: u8, n: usize| seen.record_here(Sighting::new(&[key; 32], &n.to_string(), None), WINDOW, clock.now());
+        let record = |key: u8, n: usize| {
+            seen.record_here(Sighting::new(&[key; 32], &n.to_string(), None, NOW_S), WINDOW, clock.now())
+        };
         let taken = |key| (0..200).filter(|n| record(key, *n).is_ok()).count();
         // Four of each part, a sixteenth.
         assert_eq!((taken(1), record(1, 500)), (8, Err(Rejection::ReplayUnknown)));
@@ -342,10 +364,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_made_before_the_start_may_have_been_seen_by_the_process_before() {
+        let (seen, clock) = (Seen::default(), Clock::by_hand(1_800_000_000));
+        seen.begin(clock.now());
+        clock.advance(Duration::from_secs(10));
+        // A reload goes on with the same.
+        seen.begin(clock.now());
+        for (issued_at_s, expected) in
+            [(NOW_S - 1, Err(Rejection::ReplayUnknown)), (NOW_S, Ok(())), (NOW_S + 9, Ok(()))]
+        {
+            let sighting = Sighting::new(&[1; 32], &issued_at_s.to_string(), None, issued_at_s);
+            assert_eq!(seen.record_here(sighting, WINDOW, clock.now()), expected, "{issued_at_s}");
+        }
+    }
+
+    #[test]
     fn with_no_room_nothing_is_vouched_for() {
         let clock = Clock::by_hand(1_800_000_000);
         let seen = Seen::new(1, 2);
-        let sighting = |jti: &str, _| Sighting::new(&[jti.as_bytes()[0]; 32], jti, None);
+        let sighting = |jti: &str, _| Sighting::new(&[jti.as_bytes()[0]; 32], jti, None, NOW_S);
         for (jti, expected) in
             [("a", Ok(())), ("b", Ok(())), ("c", Err(Rejection::ReplayUnknown)), ("a", Err(Rejection::DpopReplayed))]
         {
