@@ -357,7 +357,7 @@ impl Identities {
             }
             Presented::Jwt(token) => by_bearer(self.jwt(token, answers, now, trace)?, request, trace),
             Presented::Opaque(token) => by_bearer(self.opaque(request, token, answers, now, trace)?, request, trace),
-            Presented::Dpop(token) => self.dpop(token, request, answers, now, trace),
+            Presented::Dpop(token) => self.dpop(token, request, accepted, answers, now, trace),
             Presented::Basic(encoded) => self.basic(encoded, request.src, answers, now, trace),
             Presented::ApiKey(key) => Ok(self.api_keys.find(key, now, trace)?),
             Presented::Certificate => {

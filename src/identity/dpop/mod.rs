@@ -22,7 +22,7 @@ pub(super) use replay::Seen;
 use super::identities::{Identities, Obstacle, rejected};
 use super::settings::TokenUse;
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{CredentialKind, Identity, Rejection, credential};
+use super::{Accepted, CredentialKind, Identity, Rejection, credential};
 use crate::clock::Now;
 use crate::request::Request;
 use crate::secret::Secret;
@@ -102,12 +102,19 @@ impl Identities {
         &self,
         token: &str,
         request: &Request<'_>,
+        accepted: &Accepted,
         answers: &Answers,
         now: Now,
         trace: &mut Trace,
     ) -> Result<Arc<Identity>, Obstacle> {
         let jwts = self.settings().issuers.iter().any(|issuer| issuer.tokens != TokenUse::Opaque);
-        let identity = match self.introspectors.is_empty() || jwts && credential::is_jose(token) {
+        // As in the Bearer scheme: a rule that takes one sort of token takes no other for its proof.
+        let is_jwt = match (accepted.contains(CredentialKind::Jwt), accepted.contains(CredentialKind::Opaque)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.introspectors.is_empty() || jwts && credential::is_jose(token),
+        };
+        let identity = match is_jwt {
             true => self.jwt(token, answers, now, trace)?,
             false => self.opaque(request, token, answers, now, trace)?,
         };

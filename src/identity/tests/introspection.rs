@@ -25,7 +25,7 @@ use super::super::settings::{
     Algorithm, ClaimPath, ClientAuth, IntrospectionSettings, IssuerSettings, KeyOrigin, Settings, TokenUse, Userinfo,
 };
 use super::super::source::Pace;
-use super::super::testing::{AUDIENCE, NOW_S, P256_A, pinned, with};
+use super::super::testing::{AUDIENCE, NOW_S, P256_A, P384_A, good_claims, pinned, with};
 use super::super::{
     Accepted, Answers, CredentialKind, Groups, Identified, Identities, Identity, IntrospectionStatus, Rejection, Wait,
 };
@@ -458,6 +458,56 @@ async fn a_token_that_is_bound_to_a_key_comes_with_a_proof() {
             }
         };
         assert_eq!(said, expected, "{authorization} {proof:?}");
+    }
+}
+
+/// A rule that takes opaque tokens alone shows every token to the issuer, whatever it looks like and in either scheme.
+#[tokio::test]
+async fn what_a_rule_takes_decides_what_a_token_with_a_proof_is() {
+    use CredentialKind::{Dpop, Jwt, Opaque};
+    let hash =
+        |text: &str| URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()));
+    let issuer = Issuer::start().await;
+    let mut settings = issuer.settings();
+    let keys = pinned("acme", &issuer.url(), &[P384_A.jwk("f")]).keys;
+    (settings.keys, settings.tokens) = (keys, TokenUse::Access);
+    let stage = Stage::start(vec![settings], PATIENT);
+    let jkt = hash(&P256_A.jwk_unnamed().to_string());
+    let claims = with(&good_claims(), json!({ "iss": issuer.url(), "cnf": { "jkt": jkt } }));
+    let token = P384_A.sign(Algorithm::ES384, "f", &claims);
+    let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": P256_A.jwk_unnamed() }).to_string();
+    for (index, (accepted, expected)) in [
+        (vec![Opaque, Dpop], Err(Rejection::TokenInactive)),
+        (vec![Jwt, Dpop], Ok(Dpop)),
+        (vec![Jwt, Opaque, Dpop], Ok(Dpop)),
+        (vec![Dpop], Ok(Dpop)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let claims = json!({ "jti": index.to_string(), "htm": "GET", "htu": "https://a.example/", "iat": NOW_S,
+                             "ath": hash(&token) });
+        let proof = P256_A.sign_text(header.clone(), claims.to_string(), Algorithm::ES256);
+        let authorization = format!("DPoP {token}");
+        let request = Request {
+            method: "GET",
+            host: "a.example".into(),
+            path: b"/",
+            ssl: true,
+            authorization: Some(authorization.as_bytes()),
+            dpop: Some(proof.as_bytes()),
+            ..Request::default()
+        };
+        let kinds = Accepted::new(accepted.iter().copied());
+        let mut answers = Answers::default();
+        let said = loop {
+            match stage.identities.identify(&request, &kinds, &answers, stage.clock.now(), &mut Trace::off()) {
+                Identified::Known(identity) => break Ok(identity.credential),
+                Identified::Rejected(rejection) => break Err(rejection),
+                Identified::Wait(wait) => answers.add(wait.await),
+            }
+        };
+        assert_eq!(said, expected, "{accepted:?}");
     }
 }
 
