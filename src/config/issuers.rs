@@ -197,6 +197,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
             aliases,
             audiences,
             tokens: tokens?,
+            access_must_show: preset.access_must_show,
             clients,
             keys,
             key_hosts,

@@ -96,7 +96,9 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
         || ["Refresh", "Offline", "Logout"].into_iter().any(|kind| is("typ", kind))
         || is("token_use", "refresh");
     let wrong = match issuer.tokens {
-        TokenUse::Access | TokenUse::Opaque => is_id || is_neither,
+        TokenUse::Access | TokenUse::Opaque => {
+            is_id || is_neither || (issuer.access_must_show && !shows_access(claims))
+        }
         TokenUse::Id => is_access || is_neither,
     };
     if wrong {
@@ -105,6 +107,15 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
         });
     }
     Ok(())
+}
+
+/// Whether a token of Entra shows itself as an access token: by the scopes that a user granted, as an application's own
+/// (`idtyp`), or by roles that a client has. An ID token may have roles too, but names no client besides its audience.
+fn shows_access(claims: &Map<String, Value>) -> bool {
+    let has = |claim: &str| claims.get(claim).is_some_and(|said| !said.is_null());
+    has("scp")
+        || claims.get("idtyp").is_some_and(|said| said == "app")
+        || (has("roles") && (has("azp") || has("appid")))
 }
 
 /// To whom the token was issued, where that is restricted (`clients`). For ID tokens OpenID Connect Core 1.0, section
@@ -371,6 +382,7 @@ mod tests {
         let preset = preset(preset_name).unwrap();
         let mut issuer = pinned("acme", ISSUER, &[]);
         (issuer.claims, issuer.require, issuer.tokens) = (preset.claims, preset.require, preset.tokens);
+        issuer.access_must_show = preset.access_must_show;
         issuer
     }
 
@@ -575,6 +587,21 @@ mod tests {
                 [user, client_id, groups, scopes],
                 "{name}"
             );
+        }
+        // Of Entra's ID tokens, those of an application with roles of its own too.
+        let entra = |changes| identify(&issuer("entra"), &with(&with(&good_claims(), json!({"oid": "b8f1"})), changes));
+        for (changes, expected) in [
+            (json!({"ver": "2.0", "tid": "t", "nonce": "n", "preferred_username": "a@acme.example"}), false),
+            (json!({"ver": "2.0", "nonce": "n", "roles": ["platform-ops"], "groups": ["plan-pro"]}), false),
+            (json!({"ver": "1.0", "upn": "a@acme.example", "scp": null}), false),
+            (json!({"ver": "2.0", "azp": "c1", "azpacr": "1"}), false),
+            (json!({"ver": "2.0", "azp": "c1", "scp": "read"}), true),
+            (json!({"ver": "2.0", "azp": "c1", "roles": ["platform-ops"]}), true),
+            (json!({"ver": "2.0", "azp": "c1", "idtyp": "app"}), true),
+            (json!({"ver": "1.0", "appid": "c2", "roles": []}), true),
+        ] {
+            let said = entra(changes.clone()).map(|_| ());
+            assert_eq!(said, if expected { Ok(()) } else { Err(Rejection::TokenType) }, "{changes}");
         }
         let id_token = with(&good_claims(), json!({"token_use": "id", "username": "alice"}));
         assert_eq!(identify(&issuer("cognito"), &id_token).err(), Some(Rejection::TokenType));

@@ -119,6 +119,8 @@ pub struct IssuerSettings {
     pub audiences: Vec<String>,
     /// Which of its JWTs are taken.
     pub tokens: TokenUse,
+    /// Whether an access token must say that it is one, because nothing in its ID tokens says that they are not.
+    pub access_must_show: bool,
     /// The clients that a token may be issued to, where that is restricted; empty where not. ID tokens are always:
     /// without a list, to the audiences.
     pub clients: Vec<String>,
