@@ -390,7 +390,7 @@ pub struct IntrospectionSnapshot {
     pub asked: u64,
     /// Those without an answer.
     pub failed: u64,
-    /// Those not asked because too many were under way.
+    /// Those not asked because too many were under way, or strangers had asked too often.
     pub no_place: u64,
     /// Requests whose token was known.
     pub hits: u64,
@@ -660,7 +660,11 @@ impl Snapshot {
             ("introspection_calls", "Tokens that the issuer was asked about", |issuer| issuer.asked),
             ("introspection_failures", "Questions that had no answer", |issuer| issuer.failed),
             ("introspection_cache_hits", "Requests whose token was known", |issuer| issuer.hits),
-            ("introspection_refused", "Questions not asked: too many were under way", |issuer| issuer.no_place),
+            (
+                "introspection_refused",
+                "Questions not asked: too many were under way, or strangers asked too often",
+                |issuer| issuer.no_place,
+            ),
         ];
         for (name, help, value) in counters {
             let probe = ConstCounter::new(0u64);

@@ -196,6 +196,37 @@ async fn groups_come_as_the_directory_has_them() {
     assert_eq!(kind(&Ldap::new(nobody).unwrap().groups_of("bob", now).await.unwrap_err()), "NoAccount");
 }
 
+/// slapd itself looks past width and composition, and a matching rule of the operator's past more.
+#[tokio::test]
+async fn whom_the_directory_takes_for_another_has_no_groups() {
+    let slapd = Slapd::start().await;
+    let searching =
+        |text: &str| Users::Search { base: format!("ou=people,{SUFFIX}"), scope: Scope::Subtree, filter: filter(text) };
+    let now = Clock::system().now();
+    let by_mail = "(|(uid={user})(mail={user})(mail={user}@acme.example))";
+    for (users, user, found) in [
+        (searching("(uid={user})"), "ann", true),
+        (searching("(uid={user})"), "Ann", true),
+        (searching("(uid={user})"), "ａｎｎ", false),
+        (template(), "ANN", true),
+        (template(), "ａｎｎ", false),
+        (searching(by_mail), "ann@acme.example", true),
+        (searching(by_mail), "Ann@Acme.example", true),
+        (searching("(mail={user}@acme.example)"), "ann", true),
+        // Stand-ins for a server that compares as it likes: approximately, or by a part.
+        (searching("(uid~=ann)"), "änn", false),
+        (searching("(&(uid=*)(uid=ann)(!(cn={user})))"), "änn", false),
+        (searching("(mail={user}*acme.example)"), "an", false),
+        (searching("(mail={user}*acme.example)"), "ann", true),
+    ] {
+        let ldap = Ldap::new(LdapSettings { users: users.clone(), ..settings(slapd.port) }).unwrap();
+        match ldap.groups_of(user, now).await {
+            Ok(groups) => assert!(found && groups.contains(&"ops".to_owned()), "{users:?} {user}: {groups:?}"),
+            Err(error) => assert!(!found && kind(&error) == "Refused", "{users:?} {user}: {error:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn tls_is_checked_and_never_given_up() {
     let slapd = Slapd::start().await;
@@ -345,9 +376,10 @@ async fn a_directory_that_stalls_is_given_up_and_bounds_who_waits() {
     let failed = authenticate(&ldap, "ann", &password_of("ann")).await.unwrap_err();
     assert_eq!(kind(&failed), "Timeout", "{failed:?}");
     let many: Vec<_> = (0..400)
-        .map(|_| {
+        .map(|n| {
             let ldap = Arc::clone(&ldap);
-            tokio::spawn(async move { authenticate(&ldap, "ann", &password_of("ann")).await.unwrap_err() })
+            // A name of its own, so that it is not told to wait for its own sake.
+            tokio::spawn(async move { authenticate(&ldap, &format!("x{n}"), &Secret::new("x")).await.unwrap_err() })
         })
         .collect();
     let mut busy = 0;
@@ -418,12 +450,12 @@ async fn a_credential_is_asked_about_once() {
     let slapd = Slapd::start().await;
     let basic = Basic::new(Arc::new(Ldap::new(settings(slapd.port)).unwrap())).unwrap();
     let clock = Clock::by_hand(1_800_000_000);
-    let ask = async |password: &str| basic.authenticate("ann", &Secret::new(password), clock.now()).await;
+    let ask = async |password: &str| basic.authenticate("ann", &Secret::new(password), None, clock.now()).await;
 
     let many: Vec<_> = (0..100)
         .map(|_| {
             let (basic, now) = (basic.clone(), clock.now());
-            tokio::spawn(async move { basic.authenticate("ann", &password_of("ann"), now).await })
+            tokio::spawn(async move { basic.authenticate("ann", &password_of("ann"), None, now).await })
         })
         .collect();
     for answered in many {
@@ -452,7 +484,8 @@ async fn guessing_is_slowed_and_locks_nobody_out() {
     let slapd = Slapd::start().await;
     let basic = Basic::new(Arc::new(Ldap::new(settings(slapd.port)).unwrap())).unwrap();
     let clock = Clock::by_hand(1_800_000_000);
-    let ask = async |user: &str, password: &str| basic.authenticate(user, &Secret::new(password), clock.now()).await;
+    let ask =
+        async |user: &str, password: &str| basic.authenticate(user, &Secret::new(password), None, clock.now()).await;
     ask("ann", "secret of ann").await.unwrap();
 
     for guess in 0..10 {
@@ -476,6 +509,75 @@ async fn guessing_is_slowed_and_locks_nobody_out() {
     }
     assert_eq!(kind(&ask("ann", "fourth").await.unwrap_err()), "Throttled");
     ask("ann", "secret of ann").await.unwrap();
+}
+
+/// By the eleventh password nobody learns which names there are, nor which of them are one person's.
+#[tokio::test]
+async fn guessing_tells_no_names() {
+    let slapd = Slapd::start().await;
+    let users = Users::Search {
+        base: format!("ou=people,{SUFFIX}"),
+        scope: Scope::Subtree,
+        filter: filter("(|(uid={user})(mail={user}))"),
+    };
+    let ldap = Ldap::new(LdapSettings { users, ..settings(slapd.port) }).unwrap();
+    let now = Clock::by_hand(1_800_000_000).now();
+    let asked =
+        || slapd.log().lines().filter(|line| line.contains("method=128") || line.contains(" SRCH base=")).count();
+    let ask = async |user: &str, password: String| {
+        let refused = ldap.authenticate(user, &Secret::new(password), Attempt::New, now).await.unwrap_err();
+        kind(&refused)
+    };
+    // The search account binds.
+    ask("bob", "first".to_owned()).await;
+    for user in ["ann", "nobody"] {
+        for guess in 0..12 {
+            let before = asked();
+            let refused = ask(user, format!("guess {guess}")).await;
+            let (expected, questions) = if guess < 10 { ("Refused", 2) } else { ("Throttled", 0) };
+            assert_eq!((refused.as_str(), asked() - before), (expected, questions), "{user} {guess}");
+        }
+    }
+    for user in ["ann@acme.example", "nobody@acme.example"] {
+        let before = asked();
+        ask(user, "once more".to_owned()).await;
+        assert_eq!(asked() - before, 2, "{user}");
+    }
+    assert_eq!(slapd.binds_as("ann"), 10);
+}
+
+#[tokio::test]
+async fn strangers_leave_a_connection_to_the_known() {
+    let slapd = Slapd::start().await;
+    let wire = Wire::start(slapd.port).await;
+    let ldap = Arc::new(Ldap::new(LdapSettings { connections_max: 2, ..settings(wire.port) }).unwrap());
+    let known = async |user: &str| {
+        ldap.authenticate(user, &password_of(user), Attempt::Known, Clock::system().now()).await.unwrap()
+    };
+    // Both connections are there.
+    tokio::join!(known("ann"), known("mallory"));
+    wire.stall(true);
+    let strangers: Vec<_> = (0..100)
+        .map(|n| {
+            let ldap = Arc::clone(&ldap);
+            tokio::spawn(async move { authenticate(&ldap, &format!("x{n}"), &Secret::new("x")).await })
+        })
+        .collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let known = tokio::spawn({
+        let ldap = Arc::clone(&ldap);
+        async move { ldap.authenticate("bob", &password_of("bob"), Attempt::Known, Clock::system().now()).await }
+    });
+    // Its question is on its way while all but one of the strangers wait in line.
+    eventually("the known one is asked about", || async { slapd.log().contains("filter=\"(uid=bob)\"").then_some(()) })
+        .await;
+    wire.stall(false);
+    assert_eq!(known.await.unwrap().unwrap().user, "bob");
+    for stranger in strangers {
+        assert!(stranger.await.unwrap().is_err());
+    }
 }
 
 /// A wire to a server that can be made to carry nothing.

@@ -121,7 +121,7 @@ pub(super) fn read(at: &At<'_>, directory: &Path, taken: &[String]) -> (Vec<Stri
     for (name, key, at) in at.with_names("a file of API keys", "a map of files of API keys by name") {
         // Groups and counters are told apart by it.
         if taken.iter().any(|known| known == name) {
-            key.refuse(format!("{} is also the name of an issuer", quote(name)), "a name of its own");
+            key.refuse(format!("{} is also the name of an issuer or a directory", quote(name)), "a name of its own");
         }
         names.push(name.to_owned());
         let Some(mut section) = at.section("a map: `partners: { file: partners.keys }`") else { continue };

@@ -12,7 +12,7 @@ pub(super) fn read(at: &At<'_>, taken: &[String]) -> (Vec<String>, Vec<Certifica
     for (name, key, at) in at.with_names("a sort of certificates", "a map of sorts of certificates by name") {
         // Groups and counters are told apart by it.
         if taken.iter().any(|known| known == name) {
-            let what = format!("{} is also the name of an issuer or of a file of keys", quote(name));
+            let what = format!("{} is also the name of an issuer, a directory or a file of keys", quote(name));
             key.refuse(what, "a name of its own");
         }
         names.push(name.to_owned());

@@ -12,7 +12,9 @@ use super::{Config, api_keys, certificates, dpop, secrets, times};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
 use crate::identity::dpop::{DpopSettings, OnReplayFailure};
-use crate::identity::settings::{AtStart, ClaimPath, ClientAuth, GroupForm, IntrospectionSettings, TokenUse, Userinfo};
+use crate::identity::settings::{
+    AtStart, ClaimPath, ClientAuth, GroupForm, GroupSeparator, IntrospectionSettings, TokenUse, Userinfo,
+};
 use crate::limit::Quota;
 use crate::policy::charge::{LimitUse, Tier};
 use crate::policy::requirement::{Requirement, Strength, Wanted};
@@ -175,6 +177,8 @@ impl Config {
                 put(out, format_args!("      {key}: {}\n", text(&path.to_string())));
             }
             put(out, format_args!("      groups: {}\n", list(claims.groups.iter().map(ToString::to_string))));
+            let separator = word(claims.groups_separator, GroupSeparator::NAMES);
+            put(out, format_args!("      groups_separator: {separator}\n"));
             for (key, paths) in
                 [("scopes", &claims.scopes), ("client_id", &claims.client_id), ("audience", &claims.audience)]
             {

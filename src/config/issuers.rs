@@ -14,7 +14,7 @@ use super::secrets;
 use crate::identity::directory::DirectorySettings;
 use crate::identity::presets::{self, PRESET_NAMES};
 use crate::identity::settings::{
-    Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, IssuerSettings, KeyOrigin,
+    Algorithm, CacheSettings, ClaimMap, ClaimPath, ClaimPattern, GroupForm, GroupSeparator, IssuerSettings, KeyOrigin,
     OutboundSettings, ProxySettings, Roots, TokenUse,
 };
 use crate::secret::SecretSource;
@@ -197,6 +197,7 @@ fn issuer(name: &str, at: &At<'_>, directory: &Path, directories: &[String]) -> 
             aliases,
             audiences,
             tokens: tokens?,
+            access_must_show: preset.access_must_show,
             clients,
             keys,
             key_hosts,
@@ -434,6 +435,10 @@ fn claims(at: &At<'_>, mut map: ClaimMap) -> Option<ClaimMap> {
             Kind::List(items) if items.is_empty() => Vec::new(),
             _ => at.one_or_many(GROUP_PATH).iter().filter_map(pattern).collect(),
         };
+    }
+    let separator = section.take("groups_separator");
+    if let Some(separator) = separator.and_then(|at| choice(&at, "a separator of group names", GroupSeparator::NAMES)) {
+        map.groups_separator = separator;
     }
     several(&mut section, "scopes", &mut map.scopes);
     several(&mut section, "client_id", &mut map.client_id);

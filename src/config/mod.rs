@@ -194,11 +194,12 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
         }
     }
     // Whatever else says who somebody is: its groups are named after it too.
+    let taken = |names: &[String]| [names, &directory_names].concat();
     let (names, api_keys) =
-        api_keys_at.as_ref().map(|at| api_keys::read(at, directory, &issuer_names)).unwrap_or_default();
+        api_keys_at.as_ref().map(|at| api_keys::read(at, directory, &taken(&issuer_names))).unwrap_or_default();
     issuer_names.extend(names);
     let (names, certificates) =
-        certificates_at.as_ref().map(|at| certificates::read(at, &issuer_names)).unwrap_or_default();
+        certificates_at.as_ref().map(|at| certificates::read(at, &taken(&issuer_names))).unwrap_or_default();
     issuer_names.extend(names);
     let cache = cache_at.map(|at| issuers::cache(&at)).unwrap_or_default();
     let members = {

@@ -1,5 +1,6 @@
 //! A name and a password (RFC 7617), and the directory that knows whether they belong together.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -42,10 +43,10 @@ impl Passwords {
     }
 
     /// Asks the directory, once for all who wait for the same.
-    pub(crate) fn ask(&self, (user, password): (Zeroizing<String>, Secret), now: Now) -> Wait {
+    pub(crate) fn ask(&self, (user, password): (Zeroizing<String>, Secret), source: Option<IpAddr>, now: Now) -> Wait {
         let passwords = self.clone();
         Wait::new(async move {
-            let verdict = passwords.basic.authenticate(&user, &password, now).await;
+            let verdict = passwords.basic.authenticate(&user, &password, source, now).await;
             Answer(Answered::Identity(passwords.identity(verdict)))
         })
     }

@@ -96,7 +96,9 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
         || ["Refresh", "Offline", "Logout"].into_iter().any(|kind| is("typ", kind))
         || is("token_use", "refresh");
     let wrong = match issuer.tokens {
-        TokenUse::Access | TokenUse::Opaque => is_id || is_neither,
+        TokenUse::Access | TokenUse::Opaque => {
+            is_id || is_neither || (issuer.access_must_show && !shows_access(claims))
+        }
         TokenUse::Id => is_access || is_neither,
     };
     if wrong {
@@ -105,6 +107,15 @@ fn check_use(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &mut T
         });
     }
     Ok(())
+}
+
+/// Whether a token of Entra shows itself as an access token: by the scopes that a user granted, as an application's own
+/// (`idtyp`), or by roles that a client has. An ID token may have roles too, but names no client besides its audience.
+fn shows_access(claims: &Map<String, Value>) -> bool {
+    let has = |claim: &str| claims.get(claim).is_some_and(|said| !said.is_null());
+    has("scp")
+        || claims.get("idtyp").is_some_and(|said| said == "app")
+        || (has("roles") && (has("azp") || has("appid")))
 }
 
 /// To whom the token was issued, where that is restricted (`clients`). For ID tokens OpenID Connect Core 1.0, section
@@ -226,7 +237,7 @@ fn policy_groups(
     let mut set = GroupSet::default();
     for path in &issuer.claims.groups {
         for (under, value) in path.find(claims) {
-            let Some(names) = group_names::read(value, under, issuer.group_form) else {
+            let Some(names) = group_names::read(value, under, issuer.group_form, issuer.claims.groups_separator) else {
                 return malformed(trace, path, "a string or an array of strings");
             };
             for id in names.iter().flat_map(|name| groups.of(&issuer.name, name)) {
@@ -361,7 +372,7 @@ const SECONDS_END: f64 = 9_223_372_036_854_775_808.0;
 #[cfg(test)]
 mod tests {
     use super::super::presets::preset;
-    use super::super::settings::GroupForm;
+    use super::super::settings::{GroupForm, GroupSeparator};
     use super::super::testing::{AUDIENCE, ISSUER, NOW_S, good_claims, pinned, with};
     use super::*;
     use crate::clock::Clock;
@@ -371,6 +382,7 @@ mod tests {
         let preset = preset(preset_name).unwrap();
         let mut issuer = pinned("acme", ISSUER, &[]);
         (issuer.claims, issuer.require, issuer.tokens) = (preset.claims, preset.require, preset.tokens);
+        issuer.access_must_show = preset.access_must_show;
         issuer
     }
 
@@ -481,7 +493,10 @@ mod tests {
         for (changes, joined, known) in [
             (json!({}), "", true),
             (json!({"groups": ["platform-ops", "plan-pro", "nobody-s"]}), "ops,paid", true),
-            (json!({"groups": "plan-pro, platform-ops"}), "ops,paid", true),
+            (json!({"groups": "plan-pro"}), "paid", true),
+            (json!({"groups": "plan-pro, platform-ops"}), "", true),
+            (json!({"groups": "former platform-ops"}), "", true),
+            (json!({"groups": "[\"plan-pro\", \"platform-ops\"]"}), "ops,paid", true),
             (json!({"groups": "/full/path"}), "ops", true),
             (json!({"_claim_names": {"groups": "src1"}, "_claim_sources": {}}), "", false),
             (json!({"_claim_names": {"address": "src1"}}), "", true),
@@ -493,6 +508,10 @@ mod tests {
             let identity = identify(&generic, &with(&good_claims(), changes.clone())).unwrap();
             assert_eq!((identity.groups_joined.as_str(), identity.groups_known), (joined, known), "{changes}");
         }
+        let mut separated = generic;
+        separated.claims.groups_separator = GroupSeparator::Comma;
+        let several = with(&good_claims(), json!({"groups": "plan-pro, platform-ops"}));
+        assert_eq!(identify(&separated, &several).unwrap().groups_joined, "ops,paid");
     }
 
     #[test]
@@ -568,6 +587,21 @@ mod tests {
                 [user, client_id, groups, scopes],
                 "{name}"
             );
+        }
+        // Of Entra's ID tokens, those of an application with roles of its own too.
+        let entra = |changes| identify(&issuer("entra"), &with(&with(&good_claims(), json!({"oid": "b8f1"})), changes));
+        for (changes, expected) in [
+            (json!({"ver": "2.0", "tid": "t", "nonce": "n", "preferred_username": "a@acme.example"}), false),
+            (json!({"ver": "2.0", "nonce": "n", "roles": ["platform-ops"], "groups": ["plan-pro"]}), false),
+            (json!({"ver": "1.0", "upn": "a@acme.example", "scp": null}), false),
+            (json!({"ver": "2.0", "azp": "c1", "azpacr": "1"}), false),
+            (json!({"ver": "2.0", "azp": "c1", "scp": "read"}), true),
+            (json!({"ver": "2.0", "azp": "c1", "roles": ["platform-ops"]}), true),
+            (json!({"ver": "2.0", "azp": "c1", "idtyp": "app"}), true),
+            (json!({"ver": "1.0", "appid": "c2", "roles": []}), true),
+        ] {
+            let said = entra(changes.clone()).map(|_| ());
+            assert_eq!(said, if expected { Ok(()) } else { Err(Rejection::TokenType) }, "{changes}");
         }
         let id_token = with(&good_claims(), json!({"token_use": "id", "username": "alice"}));
         assert_eq!(identify(&issuer("cognito"), &id_token).err(), Some(Rejection::TokenType));

@@ -1,26 +1,32 @@
 //! What a provider writes about groups -> names.
 //!
-//! Providers write an array, one string with several names, one string with one name, or an array inside a string.
+//! Providers write an array, one string with one name, an array inside a string, or one string with several names.
 //! Which name a value stands for is the issuer's config to say: taking the first part of a distinguished name makes one
-//! of `cn=ops,ou=people` and `cn=ops,ou=guests`, so it is never done unasked.
+//! of `cn=ops,ou=people` and `cn=ops,ou=guests`, and splitting a string makes an `Admins` of `Former Admins`, so neither
+//! is ever done unasked.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
 use super::json;
-use super::settings::GroupForm;
+use super::settings::{GroupForm, GroupSeparator};
 
 /// The names that `value` holds; `None` where it is neither text nor a list of texts. `null` is no names.
 ///
-/// Text is one array in JSON, or names with commas between them, or without a comma names with spaces between them. A
-/// name that has commas or spaces itself survives in an array only. `under` is the member that a `*` in the path stood
-/// for; it goes before the name with a colon, so that a role of one client is no role of another.
-pub(crate) fn read<'a>(value: &'a Value, under: Option<&str>, form: GroupForm) -> Option<Vec<Cow<'a, str>>> {
+/// Text is one array in JSON, or else one name, unless the config says what stands between several. `under` is the
+/// member that a `*` in the path stood for; it goes before the name with a colon, so that a role of one client is no role
+/// of another.
+pub(crate) fn read<'a>(
+    value: &'a Value,
+    under: Option<&str>,
+    form: GroupForm,
+    separator: GroupSeparator,
+) -> Option<Vec<Cow<'a, str>>> {
     let written: Vec<Cow<'a, str>> = match value {
         Value::Null => Vec::new(),
         Value::Array(items) => items.iter().map(|item| item.as_str().map(Cow::from)).collect::<Option<_>>()?,
-        Value::String(text) => several(text, form),
+        Value::String(text) => several(text, form, separator),
         Value::Bool(_) | Value::Number(_) | Value::Object(_) => return None,
     };
     let qualified = |name: Cow<'a, str>| match under {
@@ -30,7 +36,7 @@ pub(crate) fn read<'a>(value: &'a Value, under: Option<&str>, form: GroupForm) -
     Some(written.into_iter().map(|name| qualified(shaped(name, form))).filter(|name| !name.is_empty()).collect())
 }
 
-fn several(text: &str, form: GroupForm) -> Vec<Cow<'_, str>> {
+fn several(text: &str, form: GroupForm, separator: GroupSeparator) -> Vec<Cow<'_, str>> {
     if text.starts_with('[')
         && let Some(items) = json::strings(text.as_bytes())
     {
@@ -40,7 +46,11 @@ fn several(text: &str, form: GroupForm) -> Vec<Cow<'_, str>> {
     if form == GroupForm::CommonName && common_name(text).is_some() {
         return vec![Cow::Borrowed(text)];
     }
-    let separator = if text.contains(',') { ',' } else { ' ' };
+    let separator = match separator {
+        GroupSeparator::None => return vec![Cow::Borrowed(text)],
+        GroupSeparator::Comma => ',',
+        GroupSeparator::Space => ' ',
+    };
     text.split(separator).map(str::trim).filter(|name| !name.is_empty()).map(Cow::Borrowed).collect()
 }
 
@@ -131,33 +141,43 @@ mod tests {
     #[test]
     fn each_shape_gives_its_names() {
         use GroupForm::{AsWritten, CommonName, LastSegment};
-        for (value, form, expected) in [
-            (json!(["a", "b c", "d,e", "f\"g"]), AsWritten, Some(vec!["a", "b c", "d,e", "f\"g"])),
-            (json!("a"), AsWritten, Some(vec!["a"])),
-            (json!("a b  c"), AsWritten, Some(vec!["a", "b", "c"])),
-            (json!("a,b c, d"), AsWritten, Some(vec!["a", "b c", "d"])),
-            (json!("[\"a\", \"b,c\"]"), AsWritten, Some(vec!["a", "b,c"])),
-            (json!("[a b"), AsWritten, Some(vec!["[a", "b"])),
-            (json!(""), AsWritten, Some(vec![])),
-            (json!(null), AsWritten, Some(vec![])),
-            (json!([]), AsWritten, Some(vec![])),
-            (json!([""]), AsWritten, Some(vec![])),
-            (json!(["/full/path", "/x"]), AsWritten, Some(vec!["/full/path", "/x"])),
-            (json!(["/full/path", "x", "/y/"]), LastSegment, Some(vec!["path", "x"])),
-            (json!(["cn=ops,ou=g"]), AsWritten, Some(vec!["cn=ops,ou=g"])),
-            (json!("CN=ops,OU=g,DC=acme"), CommonName, Some(vec!["ops"])),
-            (json!(["CN=a b,OU=g", "plain", "ou=g,cn=x"]), CommonName, Some(vec!["a b", "plain", "ou=g,cn=x"])),
-            (json!("a,b"), CommonName, Some(vec!["a", "b"])),
-            (json!(1), AsWritten, None),
-            (json!({"a": 1}), AsWritten, None),
-            (json!(["a", 1]), AsWritten, None),
-            (json!([["a"]]), AsWritten, None),
+        use GroupSeparator::{Comma, None as One, Space};
+        for (value, form, separator, expected) in [
+            (json!(["a", "b c", "d,e", "f\"g"]), AsWritten, One, Some(vec!["a", "b c", "d,e", "f\"g"])),
+            (json!(["a", "b c", "d,e"]), AsWritten, Comma, Some(vec!["a", "b c", "d,e"])),
+            (json!("a"), AsWritten, One, Some(vec!["a"])),
+            (json!("Former Admins"), AsWritten, One, Some(vec!["Former Admins"])),
+            (json!("a,b c, d"), AsWritten, One, Some(vec!["a,b c, d"])),
+            (json!("a b  c"), AsWritten, Space, Some(vec!["a", "b", "c"])),
+            (json!("a,b c"), AsWritten, Space, Some(vec!["a,b", "c"])),
+            (json!("a,b c, d,"), AsWritten, Comma, Some(vec!["a", "b c", "d"])),
+            (json!("a b"), AsWritten, Comma, Some(vec!["a b"])),
+            (json!("[\"a\", \"b,c\"]"), AsWritten, One, Some(vec!["a", "b,c"])),
+            (json!("[\"a\", \"b,c\"]"), AsWritten, Comma, Some(vec!["a", "b,c"])),
+            (json!("[a b"), AsWritten, One, Some(vec!["[a b"])),
+            (json!("[a b"), AsWritten, Space, Some(vec!["[a", "b"])),
+            (json!(""), AsWritten, One, Some(vec![])),
+            (json!(null), AsWritten, One, Some(vec![])),
+            (json!([]), AsWritten, One, Some(vec![])),
+            (json!([""]), AsWritten, One, Some(vec![])),
+            (json!(["/full/path", "/x"]), AsWritten, One, Some(vec!["/full/path", "/x"])),
+            (json!(["/full/path", "x", "/y/"]), LastSegment, One, Some(vec!["path", "x"])),
+            (json!("/a/b c"), LastSegment, One, Some(vec!["b c"])),
+            (json!(["cn=ops,ou=g"]), AsWritten, One, Some(vec!["cn=ops,ou=g"])),
+            (json!("CN=ops,OU=g,DC=acme"), CommonName, One, Some(vec!["ops"])),
+            (json!("CN=ops,OU=g,DC=acme"), CommonName, Comma, Some(vec!["ops"])),
+            (json!(["CN=a b,OU=g", "plain", "ou=g,cn=x"]), CommonName, One, Some(vec!["a b", "plain", "ou=g,cn=x"])),
+            (json!("a,b"), CommonName, Comma, Some(vec!["a", "b"])),
+            (json!(1), AsWritten, One, None),
+            (json!({"a": 1}), AsWritten, One, None),
+            (json!(["a", 1]), AsWritten, One, None),
+            (json!([["a"]]), AsWritten, One, None),
         ] {
-            let names = read(&value, None, form);
+            let names = read(&value, None, form, separator);
             let names = names.as_ref().map(|names| names.iter().map(|name| &**name).collect::<Vec<_>>());
-            assert_eq!(names, expected, "{value} {form:?}");
+            assert_eq!(names, expected, "{value} {form:?} {separator:?}");
         }
-        assert_eq!(read(&json!(["admin"]), Some("web"), AsWritten), Some(vec!["web:admin".into()]));
+        assert_eq!(read(&json!(["admin"]), Some("web"), AsWritten, One), Some(vec!["web:admin".into()]));
     }
 
     #[test]

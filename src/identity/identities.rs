@@ -1,6 +1,7 @@
 //! The stage itself: a request goes in, an identity or a rejection comes out.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -233,6 +234,7 @@ impl Identities {
     /// Starts fetching keys in the background, for each issuer that is not being served already. Needs a Tokio runtime.
     /// A task ends with `stop`, or when the last stage that has its issuer is dropped.
     pub fn spawn(&self, clock: &Clock, stop: &CancellationToken) {
+        self.seen.begin(clock.now());
         for source in &self.sources {
             source.spawn(clock.clone(), stop.clone());
         }
@@ -386,8 +388,8 @@ impl Identities {
             }
             Presented::Jwt(token) => by_bearer(self.jwt(token, answers, now, trace)?, request, trace),
             Presented::Opaque(token) => by_bearer(self.opaque(request, token, answers, now, trace)?, request, trace),
-            Presented::Dpop(token) => self.dpop(token, request, answers, now, trace),
-            Presented::Basic(encoded) => self.basic(encoded, answers, now, trace),
+            Presented::Dpop(token) => self.dpop(token, request, accepted, answers, now, trace),
+            Presented::Basic(encoded) => self.basic(encoded, request.src, answers, now, trace),
             Presented::ApiKey(key) => Ok(self.api_keys.find(key, now, trace)?),
             Presented::Certificate => {
                 let settings = &self.settings.certificates;
@@ -421,7 +423,14 @@ impl Identities {
             .map_err(|rejection| rejected(trace, rejection, || "held against the revocations".to_owned()))
     }
 
-    fn basic(&self, encoded: &str, answers: &Answers, now: Now, trace: &mut Trace) -> Result<Arc<Identity>, Obstacle> {
+    fn basic(
+        &self,
+        encoded: &str,
+        source: Option<IpAddr>,
+        answers: &Answers,
+        now: Now,
+        trace: &mut Trace,
+    ) -> Result<Arc<Identity>, Obstacle> {
         let Some(passwords) = &self.passwords else {
             return Err(rejected(trace, Rejection::CredentialUnsupported, || "no directory".to_owned()).into());
         };
@@ -432,7 +441,9 @@ impl Identities {
                     .map_err(|rejection| rejected(trace, rejection, || "the name and the password".to_owned()))?;
                 match passwords.find(&pair, now) {
                     Some(verdict) => verdict,
-                    None if answers.may_ask_for_identity() => return Err(Obstacle::Wait(passwords.ask(pair, now))),
+                    None if answers.may_ask_for_identity() => {
+                        return Err(Obstacle::Wait(passwords.ask(pair, source, now)));
+                    }
                     None => Err(Rejection::DirectoryUnavailable),
                 }
             }

@@ -1,19 +1,24 @@
 //! Questions to somebody else about credentials: each asked once at a time, only so many at once, and none while nobody
 //! answers.
 //!
-//! What a flood of made-up credentials can do is bounded in three ways. Each question takes a place, and there are
-//! [`PLACES`]: whoever finds none is refused at once, since in a queue everybody would only be late. Of these one source
-//! address can take [`PLACES_OF_A_SOURCE`]. And [`PLACES_TO_RENEW`] are kept for credentials that were good a moment ago
-//! and are asked about ahead of their end: who is known stays known, however many strangers knock.
+//! What a flood of made-up credentials can do is bounded in four ways. Each question takes a place: whoever finds none is
+//! refused at once, since in a queue everybody would only be late. Of these one source address can take so many, and
+//! some are kept for credentials that were good not long ago: who is known stays known, however many strangers knock.
+//! How often strangers ask is bounded by source and in all. And whether they answer is judged twice, by what becomes of
+//! strangers' questions and of known ones: whoever can write a credential that they stumble over keeps nobody known from
+//! being asked about.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::breaker::{Attempt, Breaker, Change, Pace, Pass};
+use super::strangers::{Allowance, Asker, Places, Rate, network};
 use super::wait::{Answer, Answered, Wait};
 use super::{Identity, Rejection};
 use crate::clock::Now;
@@ -31,22 +36,19 @@ pub(crate) struct Inquiries {
 struct Desk {
     /// By the whole credential. At most [`PLACES`].
     under_way: HashMap<Arc<[u8]>, Inquiry>,
-    breaker: Breaker,
+    allowance: Allowance,
+    /// What strangers' questions say of whether they answer.
+    strangers: Breaker,
+    /// What questions for the known say of it, whose credentials they have understood before.
+    known: Breaker,
+    /// The sources of strangers whose questions failed since there was an answer.
+    failed_for: SmallVec<[IpAddr; 4]>,
     counts: Counts,
 }
 
 struct Inquiry {
-    purpose: Purpose,
+    asker: Asker,
     told: watch::Receiver<Option<Verdict>>,
-}
-
-/// What a question is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// A credential that nothing is known about, from that address.
-    New(Option<IpAddr>),
-    /// One that is known to be good, and soon will not be.
-    Renewal,
 }
 
 /// What there is to do about a credential.
@@ -73,7 +75,7 @@ pub(crate) struct Counts {
     pub(crate) asked: u64,
     /// Those without an answer.
     pub(crate) failed: u64,
-    /// Those not asked for want of a place.
+    /// Those not asked for want of a place, or because strangers have asked too much.
     pub(crate) no_place: u64,
 }
 
@@ -82,20 +84,28 @@ pub(crate) struct Counts {
 pub(crate) struct Place {
     inquiries: Arc<Inquiries>,
     about: Arc<[u8]>,
+    asker: Asker,
     tell: watch::Sender<Option<Verdict>>,
     concluded: bool,
 }
 
 impl Inquiries {
     pub(crate) fn new(pace: Pace, unanswered: Rejection) -> Inquiries {
-        let desk = Desk { under_way: HashMap::new(), breaker: Breaker::new(pace), counts: Counts::default() };
+        let desk = Desk {
+            under_way: HashMap::new(),
+            allowance: Allowance::new(OF_ALL, OF_A_SOURCE),
+            strangers: Breaker::new(pace),
+            known: Breaker::new(pace),
+            failed_for: SmallVec::new(),
+            counts: Counts::default(),
+        };
         Inquiries { desk: Mutex::new(desk), unanswered }
     }
 
     /// Whether to ask about that credential, or to wait for who has asked.
-    pub(crate) fn open(self: &Arc<Self>, about: &[u8], purpose: Purpose, now: Now) -> Opening {
+    pub(crate) fn open(self: &Arc<Self>, about: &[u8], asker: Asker, now: Now) -> Opening {
         let mut desk = self.desk.lock();
-        let unanswering = desk.breaker.is_open();
+        let unanswering = desk.breaker(asker).is_open();
         if let Some(inquiry) = desk.under_way.get(about) {
             return if unanswering {
                 Opening::Refused(Refused::Unanswering)
@@ -103,27 +113,62 @@ impl Inquiries {
                 Opening::Join(self.wait(inquiry.told.clone()))
             };
         }
-        if !desk.has_place(purpose) {
+        if !PLACES.has_one(asker, desk.under_way.values().map(|inquiry| inquiry.asker)) {
             desk.counts.no_place += 1;
             return Opening::Refused(if unanswering { Refused::Unanswering } else { Refused::NoPlace });
         }
-        let pass = desk.breaker.pass(now);
+        if let Asker::Stranger(source) = asker
+            && !desk.allowance.take(source, now)
+        {
+            desk.counts.no_place += 1;
+            return Opening::Refused(if unanswering { Refused::Unanswering } else { Refused::NoPlace });
+        }
+        let pass = desk.breaker(asker).pass(now);
         if pass == Pass::Shut {
+            desk.give_back(asker);
             return Opening::Refused(Refused::Unanswering);
         }
         let about: Arc<[u8]> = about.into();
         let (tell, told) = watch::channel(None);
         let wait = (pass == Pass::Free).then(|| self.wait(told.clone()));
-        desk.under_way.insert(Arc::clone(&about), Inquiry { purpose, told });
+        desk.under_way.insert(Arc::clone(&about), Inquiry { asker, told });
         desk.counts.asked += 1;
-        Opening::Begin(Place { inquiries: Arc::clone(self), about, tell, concluded: false }, wait)
+        Opening::Begin(Place { inquiries: Arc::clone(self), about, asker, tell, concluded: false }, wait)
     }
 
-    /// Notes whether there was an answer.
-    pub(crate) fn learn(&self, attempt: Attempt, now: Now) -> Change {
+    /// Notes that there was an answer, whatever it was.
+    pub(crate) fn answered(&self, now: Now) -> Change {
         let mut desk = self.desk.lock();
-        desk.counts.failed += u64::from(matches!(attempt, Attempt::Failed { .. }));
-        desk.breaker.learn(attempt, now)
+        desk.failed_for.clear();
+        desk.change(|desk| {
+            desk.strangers.learn(Attempt::Answered, now);
+            desk.known.learn(Attempt::Answered, now);
+        })
+    }
+
+    /// Notes that there was none. A failure that may lie in the credential itself counts once for each source of strangers
+    /// until somebody has an answer; `None` where it did not count.
+    pub(crate) fn failed(&self, asker: Asker, failure: &Failure, now: Now) -> Option<Change> {
+        let attempt = || Attempt::Failed { error: failure.error.clone(), retry_after: failure.retry_after };
+        let mut desk = self.desk.lock();
+        desk.counts.failed += 1;
+        if let Asker::Stranger(Some(source)) = asker
+            && failure.is_suspect
+            && failure.retry_after.is_none()
+            && !desk.strangers.is_open()
+        {
+            let source = network(source);
+            if desk.failed_for.contains(&source) {
+                return None;
+            }
+            desk.failed_for.push(source);
+        }
+        Some(desk.change(|desk| {
+            if asker == Asker::Known {
+                desk.known.learn(attempt(), now);
+            }
+            desk.strangers.learn(attempt(), now);
+        }))
     }
 
     /// Notes that one question had no answer, which says nothing about others.
@@ -134,7 +179,8 @@ impl Inquiries {
     /// What was asked so far, whether answers come, and why the last one did not.
     pub(crate) fn status(&self) -> (Counts, bool, Option<String>) {
         let desk = self.desk.lock();
-        (desk.counts, !desk.breaker.is_open(), desk.breaker.last_error().map(str::to_owned))
+        let last_error = desk.strangers.last_error().or(desk.known.last_error());
+        (desk.counts, !desk.is_open(), last_error.map(str::to_owned))
     }
 
     fn wait(&self, mut told: watch::Receiver<Option<Verdict>>) -> Wait {
@@ -151,28 +197,55 @@ impl Inquiries {
 }
 
 impl Desk {
-    fn has_place(&self, purpose: Purpose) -> bool {
-        let taken = |wanted: &dyn Fn(Purpose) -> bool| {
-            self.under_way.values().filter(|inquiry| wanted(inquiry.purpose)).count()
-        };
-        let all = self.under_way.len();
-        match purpose {
-            Purpose::Renewal => all < PLACES,
-            Purpose::New(source) => {
-                let of_source = |purpose: Purpose| match purpose {
-                    Purpose::New(other) => other.map(network) == source.map(network),
-                    Purpose::Renewal => false,
-                };
-                let new = taken(&|purpose| purpose != Purpose::Renewal);
-                all < PLACES && new < PLACES - PLACES_TO_RENEW && taken(&of_source) < PLACES_OF_A_SOURCE
-            }
+    fn breaker(&mut self, asker: Asker) -> &mut Breaker {
+        match asker {
+            Asker::Stranger(_) => &mut self.strangers,
+            Asker::Known => &mut self.known,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.strangers.is_open() || self.known.is_open()
+    }
+
+    fn change(&mut self, learn: impl FnOnce(&mut Desk)) -> Change {
+        let was_open = self.is_open();
+        learn(self);
+        match (was_open, self.is_open()) {
+            (false, true) => Change::Opened,
+            (true, false) => Change::Closed,
+            _ => Change::None,
+        }
+    }
+
+    fn give_back(&mut self, asker: Asker) {
+        if let Asker::Stranger(source) = asker {
+            self.allowance.give_back(source);
         }
     }
 }
 
+/// Why a question has no answer.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: String,
+    /// How long they want to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether the credential may be the reason.
+    pub(crate) is_suspect: bool,
+}
+
 impl Place {
+    /// Who it was taken for.
+    pub(crate) fn asker(&self) -> Asker {
+        self.asker
+    }
+
     /// Tells everybody who waits. What they may look up must be there by now.
     pub(crate) fn conclude(mut self, verdict: Verdict) {
+        if verdict.is_ok() {
+            self.inquiries.desk.lock().give_back(self.asker);
+        }
         self.leave();
         self.tell.send_replace(Some(verdict));
     }
@@ -191,22 +264,14 @@ impl Drop for Place {
     }
 }
 
-/// Who shares an address: whoever has one of IPv6 has at least 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
+/// With answers within 10 ms the places are 2,400 new tokens a second, more than any provider would like. 20,000 known tokens
+/// that are renewed once in 45 s are 450 a second, which the kept ones do at 18 ms each. An office behind one address can
+/// work with half of those for new tokens, and cannot shut out another.
+pub(crate) const PLACES: Places = Places { all: 32, kept: 8, of_source: 12 };
 
-/// With answers within 10 ms that is 2,400 new tokens a second, more than any provider would like.
-pub(crate) const PLACES: usize = 32;
+/// Good tokens cost nothing, so this is for those that are not: expired ones, of clients that go on, once in five seconds
+/// each. Providers limit a client to some hundreds of questions a second, and to fewer a minute where they are small.
+const OF_ALL: Rate = Rate { at_once: 500, each: Duration::from_millis(10) };
 
-/// 20,000 known tokens that are renewed once in 45 s are 450 a second, which eight places do at 18 ms each.
-pub(crate) const PLACES_TO_RENEW: usize = 8;
-
-/// Half of those for new tokens: an office behind one address can work, and cannot shut out another.
-pub(crate) const PLACES_OF_A_SOURCE: usize = 12;
+/// Thirty at once and five a second.
+const OF_A_SOURCE: Rate = Rate { at_once: 30, each: Duration::from_millis(200) };

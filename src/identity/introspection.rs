@@ -180,9 +180,10 @@ pub(crate) enum AskError {
 }
 
 impl AskError {
-    /// How long we were asked to stay away.
+    /// How long we were asked to stay away; for the ordinary pause where 429 says no more than that.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
+            AskError::Fetch(FetchError::Status { status: 429, retry_after: None, .. }) => Some(Duration::ZERO),
             AskError::Fetch(error) => error.retry_after(),
             AskError::Provider(error) => error.retry_after(),
             _ => None,
@@ -194,6 +195,25 @@ impl AskError {
     /// that of a request that is malformed, too large or too long.
     pub(crate) fn is_about_one_token(&self) -> bool {
         matches!(self, AskError::Fetch(FetchError::Status { status: 400 | 413 | 414 | 422 | 431, .. }))
+    }
+
+    /// Whether the token may be the reason all the same: something before the provider refuses what looks like an attack,
+    /// or the provider falls over it. Who could not be reached, or not be found, has not seen the token.
+    pub(crate) fn is_suspect(&self) -> bool {
+        match self {
+            AskError::Fetch(FetchError::Status { .. } | FetchError::Redirect { .. } | FetchError::TooLarge { .. })
+            | AskError::Client { status: 403, .. }
+            | AskError::ContentType { .. }
+            | AskError::Signed { .. }
+            | AskError::Garbage { .. }
+            | AskError::Late(_) => true,
+            AskError::Fetch(_)
+            | AskError::Provider(_)
+            | AskError::Client { .. }
+            | AskError::NoEndpoint { .. }
+            | AskError::OtherHost { .. }
+            | AskError::Broken => false,
+        }
     }
 }
 

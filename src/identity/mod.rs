@@ -9,7 +9,7 @@
 //! (names, passwords and groups of an LDAP server), `outbound` (the only outbound HTTP), `presets` (what well-known providers write).
 //!
 //! Of tokens that are no JWT: `opaque` (what an issuer says of one), `introspection` (how it is asked), `inquiries` (once
-//! at a time, and so many at once), `breaker` (not while it does not answer).
+//! at a time), `strangers` (so many, and so often), `breaker` (not while it does not answer).
 //!
 //! Of other credentials: `api_key` (what one looks like), `api_keys` (whom each names), `certificates` (whom a client
 //! certificate names), `x509` (what it says).
@@ -51,6 +51,7 @@ pub mod revocation;
 pub mod settings;
 mod skew;
 mod source;
+mod strangers;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

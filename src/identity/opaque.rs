@@ -11,18 +11,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::api_key::sha256;
 use super::breaker::{Attempt, Breaker, Change, Pace, Pass};
 use super::cache::{Ground, Grounds, TokenCache};
 use super::identities::{Identities, Obstacle, STAGE, rejected};
-use super::inquiries::{Inquiries, Opening, Place, Purpose, Refused, Verdict};
+use super::inquiries::{Failure, Inquiries, Opening, Place, Refused, Verdict};
 use super::introspection::{AskError, Authority, Owner};
 use super::outbound::chain;
 use super::settings::{CacheSettings, IntrospectionSettings, IssuerSettings, TokenUse, Userinfo};
+use super::strangers::Asker;
 use super::wait::{Answers, Wait};
 use super::{CredentialKind, Groups, Identity, Rejection, claims};
 use crate::clock::{Clock, Now};
@@ -103,7 +107,7 @@ pub struct IntrospectionStatus {
     pub asked: u64,
     /// Those without an answer.
     pub failed: u64,
-    /// Those not asked because too many were under way.
+    /// Those not asked because too many were under way, or strangers had asked too often.
     pub no_place: u64,
     /// Requests whose token was known.
     pub hits: u64,
@@ -132,6 +136,8 @@ struct State {
     groups: Arc<Groups>,
     cache_settings: CacheSettings,
     cache: TokenCache,
+    /// Tokens that were good not long ago, by SHA-256: whoever comes back after a while is no stranger.
+    good_before: Cache<[u8; 32], Instant, foldhash::fast::RandomState>,
     authority: Authority,
     inquiries: Arc<Inquiries>,
     /// The userinfo endpoint's own: where it is away, tokens are known all the same.
@@ -156,6 +162,11 @@ impl Introspector {
         let state = State {
             authority: Authority::new(&issuer.issuer, &settings, &issuer.outbound),
             cache: TokenCache::with_failed_age(share, REFUSED_AGE_MAX),
+            good_before: Cache::<[u8; 32], Instant>::builder()
+                .max_capacity(GOOD_BEFORE_MAX)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(GOOD_BEFORE_AGE_MAX)
+                .build_with_hasher(foldhash::fast::RandomState::default()),
             cache_settings: cache,
             inquiries: Arc::new(Inquiries::new(pace, Rejection::IntrospectionUnavailable)),
             userinfo: Mutex::new(Breaker::new(pace)),
@@ -210,7 +221,7 @@ impl Introspector {
             state.hits.fetch_add(1, Ordering::Relaxed);
             if hit.renew {
                 // Whatever comes of it, the present answer holds to its end.
-                let _ = self.ask(token, Purpose::Renewal, now);
+                let _ = self.ask(token, Asker::Known, now);
             }
             return match hit.verdict {
                 Ok(identity) => {
@@ -228,16 +239,16 @@ impl Introspector {
         if !answers.may_ask_for_identity() {
             return unavailable(trace, "it has not answered within half the deadline");
         }
-        match self.ask(token, Purpose::New(source), now) {
+        match self.ask(token, state.asker(token, source, now), now) {
             Ok(wait) => Err(Obstacle::Wait(wait)),
             Err(Refused::Unanswering) => unavailable(trace, "it does not answer"),
-            Err(Refused::NoPlace) => unavailable(trace, "too many tokens are being asked about"),
+            Err(Refused::NoPlace) => unavailable(trace, "too many tokens are asked about, or were from that address"),
         }
     }
 
-    fn ask(&self, token: &str, purpose: Purpose, now: Now) -> Result<Wait, Refused> {
+    fn ask(&self, token: &str, asker: Asker, now: Now) -> Result<Wait, Refused> {
         let Some(background) = self.background.get() else { return Err(Refused::Unanswering) };
-        match self.state.inquiries.open(token.as_bytes(), purpose, now) {
+        match self.state.inquiries.open(token.as_bytes(), asker, now) {
             Opening::Join(wait) => Ok(wait),
             Opening::Refused(why) => Err(why),
             Opening::Begin(place, wait) => {
@@ -290,20 +301,23 @@ impl State {
         let now = clock.now();
         let verdict = match asked {
             Err(error) => {
-                self.failed(&error, now);
+                self.failed(&error, token, place.asker(), now);
                 Err(Rejection::IntrospectionUnavailable)
             }
             Ok(answer) => {
-                if self.inquiries.learn(Attempt::Answered, now) == Change::Closed {
+                if self.inquiries.answered(now) == Change::Closed {
                     tracing::info!(issuer = &*self.issuer.name, "the issuer answers about tokens again");
                 }
                 self.judge(answer, token, began, clock).await
             }
         };
-        if let Err(rejection) = &verdict
-            && !rejection.is_failure()
-        {
-            self.cache.refuse(token.as_bytes(), *rejection, now);
+        match &verdict {
+            Ok(_) => self.good_before.insert(sha256(token.as_bytes()), now.instant()),
+            Err(rejection) if rejection.is_failure() => {}
+            Err(rejection) => {
+                self.cache.refuse(token.as_bytes(), *rejection, now);
+                self.good_before.invalidate(&sha256(token.as_bytes()));
+            }
         }
         place.conclude(verdict);
     }
@@ -407,21 +421,34 @@ impl State {
         owner
     }
 
-    fn failed(&self, error: &AskError, now: Now) {
+    /// For whom that token is asked about.
+    fn asker(&self, token: &str, source: Option<IpAddr>, now: Now) -> Asker {
+        let good = self.good_before.get(&sha256(token.as_bytes()));
+        let known = good.is_some_and(|at| now.instant().saturating_duration_since(at) < GOOD_BEFORE_AGE_MAX);
+        if known { Asker::Known } else { Asker::Stranger(source) }
+    }
+
+    fn failed(&self, error: &AskError, token: &str, asker: Asker, now: Now) {
         let text = chain(error);
         if error.is_about_one_token() {
             self.inquiries.not_understood();
             self.complain(now, &text);
+            if asker != Asker::Known {
+                // Whatever it is, it will be the same in a moment; and nothing good is known that could be lost.
+                self.cache.refuse(token.as_bytes(), Rejection::IntrospectionUnavailable, now);
+            }
             return;
         }
         self.authority.forget_endpoints();
-        let attempt = Attempt::Failed { error: text.clone(), retry_after: error.retry_after() };
-        if self.inquiries.learn(attempt, now) == Change::Opened {
-            tracing::warn!(
+        let (retry_after, is_suspect) = (error.retry_after(), error.is_suspect());
+        match self.inquiries.failed(asker, &Failure { error: text.clone(), retry_after, is_suspect }, now) {
+            Some(Change::Opened) => tracing::warn!(
                 issuer = &*self.issuer.name,
                 error = text,
                 "the issuer cannot be asked about tokens; those that are not known are refused"
-            );
+            ),
+            Some(Change::None | Change::Closed) => {}
+            None => self.complain(now, &text),
         }
     }
 
@@ -553,6 +580,12 @@ const REFUSED_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Of `cache.max_bytes`, for each issuer: a quarter of 128 MiB holds some 25,000 tokens with what is known of them.
 const CACHE_SHARE: u64 = 4;
+
+/// Some 3 MiB for each issuer.
+const GOOD_BEFORE_MAX: u64 = 20_000;
+
+/// A working day, as for passwords.
+const GOOD_BEFORE_AGE_MAX: Duration = Duration::from_secs(12 * 3600);
 
 const COMPLAINTS_APART: Duration = Duration::from_secs(60);
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::settings::{ClaimMap, ClaimPath, ClaimPattern, TokenUse};
+use super::settings::{ClaimMap, ClaimPath, ClaimPattern, GroupSeparator, TokenUse};
 
 /// Defaults for one kind of provider.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Preset {
     pub require: Vec<(ClaimPath, Value)>,
     /// Which of its JWTs are taken.
     pub tokens: TokenUse,
+    /// Whether an access token must say that it is one.
+    pub access_must_show: bool,
     /// Other values of `iss`: each goes with the issuer that stands before it, and with no other.
     pub aliases: &'static [(&'static str, &'static str)],
     /// Hosts where the provider keeps its key sets, besides the issuer's own.
@@ -29,6 +31,8 @@ pub fn preset(name: &str) -> Option<Preset> {
         claims: ClaimMap {
             user: one(row.user)?,
             groups: row.groups.iter().map(|path| ClaimPattern::parse(path)).collect::<Option<Vec<_>>>()?,
+            // None of them documents several groups in one string.
+            groups_separator: GroupSeparator::None,
             scopes: many(row.scopes)?,
             email: one("email")?,
             name: one("name")?,
@@ -41,6 +45,7 @@ pub fn preset(name: &str) -> Option<Preset> {
             .map(|(path, value)| Some((one(path)?, Value::from(*value))))
             .collect::<Option<Vec<_>>>()?,
         tokens: row.tokens,
+        access_must_show: row.access_must_show,
         aliases: row.aliases,
         key_hosts: row.key_hosts.iter().map(|host| (*host).to_owned()).collect(),
     })
@@ -58,6 +63,7 @@ struct Row {
     audience: &'static [&'static str],
     require: &'static [(&'static str, &'static str)],
     tokens: TokenUse,
+    access_must_show: bool,
     aliases: &'static [(&'static str, &'static str)],
     key_hosts: &'static [&'static str],
 }
@@ -72,6 +78,7 @@ const GENERIC: Row = Row {
     audience: &["aud"],
     require: &[],
     tokens: TokenUse::Access,
+    access_must_show: false,
     aliases: &[],
     key_hosts: &[],
 };
@@ -96,13 +103,15 @@ const ROWS: [Row; 7] = [
     },
     // `oid` is the one name of a user that never changes and is the same for every application: `sub` differs by
     // application, and `preferred_username` can be given to somebody else. Groups are GUIDs; `appid` is of version 1,
-    // whose issuer `sts.windows.net` has its keys with the others.
+    // whose issuer `sts.windows.net` has its keys with the others. ID tokens have the same issuer, and the same audience
+    // where a client is its own API, and nothing in them says what they are.
     Row {
         name: "entra",
         user: "oid",
         groups: &["groups", "roles"],
         scopes: &["scp"],
         client_id: &["azp", "appid"],
+        access_must_show: true,
         key_hosts: &["login.microsoftonline.com", "login.windows.net"],
         ..GENERIC
     },

@@ -1,6 +1,7 @@
 //! What an OpenID provider publishes: its discovery document and, through it, its key set.
 
-use openidconnect::core::CoreProviderMetadata;
+use openidconnect::JsonWebKeySetUrl;
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -35,15 +36,16 @@ impl Place {
     }
 }
 
-/// Reads the discovery document (OpenID Connect Discovery 1.0, section 4) and gives its `jwks_uri`. What it says of
-/// algorithms is not looked at: which are allowed is the config's to say.
+/// Reads the discovery document (OpenID Connect Discovery 1.0, section 4) and gives its `jwks_uri`. Of what else section 3
+/// requires nothing is looked at: an issuer that signs people in nowhere, such as a build service or a cluster for its
+/// workloads, has no `authorization_endpoint`, and which algorithms are allowed is the config's to say.
 pub(crate) async fn discover(client: &Client, place: &Place) -> Result<Url, ProviderError> {
     let Document { members, host } = document(client, &place.issuer_url, &place.issuer).await?;
     let unreadable = |source| ProviderError::Discovery { host, source };
-    let metadata: CoreProviderMetadata = serde_json::from_value(Value::Object(members)).map_err(unreadable)?;
-    let jwks_uri = metadata.jwks_uri().url();
-    place.allows(jwks_uri)?;
-    Ok(jwks_uri.clone())
+    let named = members.get("jwks_uri").ok_or_else(|| serde::de::Error::custom("it has no jwks_uri"));
+    let jwks_uri = named.and_then(JsonWebKeySetUrl::deserialize).map_err(unreadable)?;
+    place.allows(jwks_uri.url())?;
+    Ok(jwks_uri.url().clone())
 }
 
 /// Where an issuer can be asked about its tokens and their owners.

@@ -122,6 +122,8 @@ pub struct IssuerSettings {
     pub audiences: Vec<String>,
     /// Which of its JWTs are taken.
     pub tokens: TokenUse,
+    /// Whether an access token must say that it is one, because nothing in its ID tokens says that they are not.
+    pub access_must_show: bool,
     /// The clients that a token may be issued to, where that is restricted; empty where not. ID tokens are always:
     /// without a list, to the audiences.
     pub clients: Vec<String>,
@@ -375,6 +377,24 @@ impl GroupForm {
     ];
 }
 
+/// What stands between the names where a claim has several groups in one string.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupSeparator {
+    /// Nothing: a string is one name, whatever is in it.
+    #[default]
+    None,
+    /// A comma; blanks around a name do not count.
+    Comma,
+    /// A space, or several.
+    Space,
+}
+
+impl GroupSeparator {
+    /// All of them, with the config's word for each.
+    pub const NAMES: [(&'static str, GroupSeparator); 3] =
+        [("none", GroupSeparator::None), ("comma", GroupSeparator::Comma), ("space", GroupSeparator::Space)];
+}
+
 /// Which of an issuer's JWTs are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenUse {
@@ -401,6 +421,8 @@ pub struct ClaimMap {
     pub user: ClaimPath,
     /// Group names, of all these places together: see [`GroupForm`].
     pub groups: Vec<ClaimPattern>,
+    /// What stands between group names in one string.
+    pub groups_separator: GroupSeparator,
     /// Scopes: an array of strings or a space-separated string.
     pub scopes: Vec<ClaimPath>,
     /// E-mail address.

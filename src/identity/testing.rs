@@ -112,6 +112,7 @@ pub(crate) fn pinned(name: &str, issuer: &str, keys: &[Value]) -> IssuerSettings
         aliases: Vec::new(),
         audiences: vec![AUDIENCE.to_owned()],
         tokens: preset.tokens,
+        access_must_show: preset.access_must_show,
         clients: Vec::new(),
         keys: KeyOrigin::Pinned { jwks: Arc::from(jwks(keys)) },
         key_hosts: Vec::new(),

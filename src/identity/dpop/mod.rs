@@ -22,7 +22,7 @@ pub(super) use replay::Seen;
 use super::identities::{Identities, Obstacle, rejected};
 use super::settings::TokenUse;
 use super::wait::{Answer, Answered, Answers, Wait};
-use super::{CredentialKind, Identity, Rejection, credential};
+use super::{Accepted, CredentialKind, Identity, Rejection, credential};
 use crate::clock::Now;
 use crate::request::Request;
 use crate::secret::Secret;
@@ -102,12 +102,19 @@ impl Identities {
         &self,
         token: &str,
         request: &Request<'_>,
+        accepted: &Accepted,
         answers: &Answers,
         now: Now,
         trace: &mut Trace,
     ) -> Result<Arc<Identity>, Obstacle> {
         let jwts = self.settings().issuers.iter().any(|issuer| issuer.tokens != TokenUse::Opaque);
-        let identity = match self.introspectors.is_empty() || jwts && credential::is_jose(token) {
+        // As in the Bearer scheme: a rule that takes one sort of token takes no other for its proof.
+        let is_jwt = match (accepted.contains(CredentialKind::Jwt), accepted.contains(CredentialKind::Opaque)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => self.introspectors.is_empty() || jwts && credential::is_jose(token),
+        };
+        let identity = match is_jwt {
             true => self.jwt(token, answers, now, trace)?,
             false => self.opaque(request, token, answers, now, trace)?,
         };
@@ -165,7 +172,11 @@ impl Identities {
                 format!("the proof is for this token, {} and {target}", expected.method)
             });
         }
-        let sighting = Sighting::new(&expected.bound_to, &proof.jti, request_id);
+        if self.link.is_none() && expected.nonces.is_some() && self.seen.may_be_older(proof.issued_at_s) {
+            // It may have been used before this process began. A client that is given a nonce makes another at once.
+            return Err(flawed(Flaw::NonceStale, trace).into());
+        }
+        let sighting = Sighting::new(&expected.bound_to, &proof.jti, request_id, proof.issued_at_s);
         let (window, now) = (self.settings().dpop.window(), expected.now);
         let on_failure = self.settings().dpop.on_failure;
         let may_wait = answers.may_wait_for_proof();

@@ -21,6 +21,8 @@ use crate::clock::Now;
 pub(super) struct Proof<'a> {
     /// What its sender calls it.
     pub(super) jti: String,
+    /// When its sender says that it was made, in whole Unix seconds.
+    pub(super) issued_at_s: i64,
     /// The key inside it; it is the one that the token is bound to.
     pub(super) key: Key,
     pub(super) algorithm: Algorithm,
@@ -149,14 +151,14 @@ pub(super) fn check<'a>(field: &'a [u8], expected: &Expected<'_>) -> Result<Proo
         (Some(Value::String(_)), _) => {}
         (Some(_), _) => return Err(Flaw::NonceMalformed),
     }
-    check_times(&claims, expected)?;
+    let issued_at_s = check_times(&claims, expected)?;
     let key = Key::of_proof(jwk, jws.algorithm).ok_or(Flaw::NoKey)?;
-    Ok(Proof { jti, key, algorithm: jws.algorithm, message: jws.message, signature: jws.signature })
+    Ok(Proof { jti, issued_at_s, key, algorithm: jws.algorithm, message: jws.message, signature: jws.signature })
 }
 
 /// `iat` (section 4.3, point 11), and `exp` and `nbf`, which a proof need not have but which mean what they mean in any
-/// JWT.
-fn check_times(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(), Flaw> {
+/// JWT. Gives `iat`.
+fn check_times(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<i64, Flaw> {
     let now_s = expected.now.unix_s();
     let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let (earliest, latest) =
@@ -178,7 +180,7 @@ fn check_times(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(
     }
     match seconds("exp", Flaw::TimeMalformed)? {
         Some(exp) if now_s >= (exp.floor() as i64).saturating_add(whole(expected.ahead_max)) => Err(Flaw::Expired),
-        _ => Ok(()),
+        _ => Ok(iat.floor() as i64),
     }
 }
 

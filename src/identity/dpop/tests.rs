@@ -353,6 +353,28 @@ async fn ask(identities: &Identities, request: &Request<'_>, now: Now) -> Result
     }
 }
 
+/// Without Redis nobody knows what the process before has seen: the client is told to make another proof.
+#[tokio::test]
+async fn a_proof_from_before_the_start_is_not_vouched_for() {
+    let nonce = NonceSettings { key: Secret::new("k".repeat(32)), lifetime: Duration::from_secs(300) };
+    let clock = Clock::by_hand(NOW_S);
+    for (nonce, expected) in [(None, Rejection::ReplayUnknown), (Some(nonce), Rejection::DpopNonceNeeded)] {
+        let changes = match &nonce {
+            None => json!({}),
+            Some(nonce) => json!({"nonce": Nonces::new(nonce).current(clock.now())}),
+        };
+        let identities = stage(DpopSettings { nonce, ..DpopSettings::default() }, None);
+        identities.spawn(&clock, &tokio_util::sync::CancellationToken::new());
+        let token = token(json!({"jkt": jkt(&P256_A)}));
+        for (iat, expected) in [(NOW_S - 1, Err(expected)), (NOW_S, Ok(CredentialKind::Dpop))] {
+            let changes = with(&changes, json!({"iat": iat}));
+            let (authorization, proof) = fields("DPoP", &token, &P256_A, Algorithm::ES256, changes);
+            let request = request(&authorization, Some(&proof), None);
+            assert_eq!(ask(&identities, &request, clock.now()).await, expected, "{iat}");
+        }
+    }
+}
+
 /// A field `Authorization` and a field `DPoP` by `key` for the request of [`claims`].
 fn fields(scheme: &str, token: &str, key: &TestKey, algorithm: Algorithm, changes: Value) -> (String, String) {
     let claims = with(&claims(token), changes);

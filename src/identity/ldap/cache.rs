@@ -4,6 +4,7 @@
 //! starts and never leaves it, so that what is in memory cannot be tried against a list of passwords elsewhere.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::super::strangers::{Allowance, Asker, Places, Rate};
 use super::error::{LdapError, Refusal};
 use super::settings::BasicCacheSettings;
 use super::throttle::Attempt;
@@ -48,14 +50,21 @@ impl Basic {
     }
 
     /// The same, and asks the directory where nothing is remembered. The question goes on when the caller goes away, and
-    /// is asked once for all who wait for the same. Must be called inside a tokio runtime.
-    pub async fn authenticate(&self, user: &str, password: &Secret, now: Now) -> Result<Arc<Person>, LdapError> {
+    /// is asked once for all who wait for the same. `source` is where it comes from, as far as that is known. Must be
+    /// called inside a tokio runtime.
+    pub async fn authenticate(
+        &self,
+        user: &str,
+        password: &Secret,
+        source: Option<IpAddr>,
+        now: Now,
+    ) -> Result<Arc<Person>, LdapError> {
         let asked = (Arc::clone(&self.ldap), user.to_owned(), password.clone());
         let ask = move |attempt| {
             let (ldap, user, password) = asked;
             async move { ldap.authenticate(&user, &password, attempt, now).await }
         };
-        self.cache.verify(self.cache.credential(user, password), now, ask).await
+        self.cache.verify(self.cache.credential(user, password), source, now, ask).await
     }
 }
 
@@ -76,7 +85,14 @@ struct Inner {
     wrong: Cache<Credential, Wrong, foldhash::fast::RandomState>,
     /// Right not long ago, so no guess.
     known: Cache<Credential, Instant, foldhash::fast::RandomState>,
-    flights: Mutex<HashMap<Credential, watch::Receiver<Option<Verdict>>>>,
+    flights: Mutex<Flights>,
+}
+
+/// Questions under way, and what strangers have left.
+#[derive(Debug)]
+struct Flights {
+    under_way: HashMap<Credential, (Asker, watch::Receiver<Option<Verdict>>)>,
+    allowance: Allowance,
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +130,7 @@ impl BasicCache {
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(KNOWN_AGE_MAX)
                 .build_with_hasher(foldhash::fast::RandomState::default()),
-            flights: Mutex::default(),
+            flights: Mutex::new(Flights { under_way: HashMap::new(), allowance: Allowance::new(OF_ALL, OF_A_SOURCE) }),
         };
         Ok(BasicCache(Arc::new(inner)))
     }
@@ -141,7 +157,7 @@ impl BasicCache {
         (now.instant() < until).then_some(Err(LdapError::Refused(refusal)))
     }
 
-    async fn verify<A, F>(&self, credential: Credential, now: Now, ask: A) -> Verdict
+    async fn verify<A, F>(&self, credential: Credential, source: Option<IpAddr>, now: Now, ask: A) -> Verdict
     where
         A: FnOnce(Attempt) -> F,
         F: Future<Output = Result<Person, LdapError>> + Send + 'static,
@@ -152,21 +168,33 @@ impl BasicCache {
             if let Some(verdict) = self.find(&credential, now) {
                 return verdict;
             }
-            match flights.get(&credential) {
-                Some(flight) => flight.clone(),
-                None if flights.len() >= FLIGHTS_MAX => return Err(LdapError::Busy),
+            match flights.under_way.get(&credential) {
+                Some((_, flight)) => flight.clone(),
                 None => {
                     let known = self.0.known.get(&credential).is_some_and(|until| now.instant() < until);
+                    let asker = if known { Asker::Known } else { Asker::Stranger(source) };
+                    if !PLACES.has_one(asker, flights.under_way.values().map(|(asker, _)| *asker)) {
+                        return Err(LdapError::Crowded);
+                    }
+                    if !known && !flights.allowance.take(source, now) {
+                        return Err(LdapError::Crowded);
+                    }
                     let question = ask(if known { Attempt::Known } else { Attempt::New });
                     let (sender, receiver) = watch::channel(None);
-                    flights.insert(credential, receiver.clone());
+                    flights.under_way.insert(credential, (asker, receiver.clone()));
                     let cache = self.clone();
                     // A task of its own: who asked first may go away, and the others still wait.
                     tokio::spawn(async move {
                         let answered = AssertUnwindSafe(question).catch_unwind().await;
                         let verdict = answered.unwrap_or(Err(LdapError::Unanswered)).map(Arc::new);
                         cache.keep(credential, &verdict, now);
-                        cache.0.flights.lock().remove(&credential);
+                        {
+                            let mut flights = cache.0.flights.lock();
+                            flights.under_way.remove(&credential);
+                            if !known && verdict.is_ok() {
+                                flights.allowance.give_back(source);
+                            }
+                        }
                         sender.send_replace(Some(verdict));
                     });
                     receiver
@@ -219,7 +247,15 @@ const KNOWN_MAX: u64 = 10_000;
 const KNOWN_AGE_MAX: Duration = Duration::from_secs(12 * 3600);
 
 /// Questions under way. Each holds a name and a password, 1.3 KiB at the most, and waits for one of a few connections.
-const FLIGHTS_MAX: usize = 256;
+const PLACES: Places = Places { all: 256, kept: 64, of_source: 64 };
+
+/// Right passwords cost nothing, so this is for wrong ones. A directory whose hashes take 50 ms tries 80 a second over four
+/// connections.
+const OF_ALL: Rate = Rate { at_once: 500, each: Duration::from_millis(20) };
+
+/// Thirty at once and two a second: an office in which a password was changed and five programs have the old one, which is
+/// refused for five seconds without asking.
+const OF_A_SOURCE: Rate = Rate { at_once: 30, each: Duration::from_millis(500) };
 
 #[cfg(test)]
 mod tests {
@@ -256,6 +292,10 @@ mod tests {
         Person { dn: text("uid=ann"), user: text("ann"), email: text(""), name: text(""), groups: vec![text("ops")] }
     }
 
+    fn v4(n: usize) -> Option<IpAddr> {
+        Some(IpAddr::from(u32::try_from(n).unwrap().to_be_bytes()))
+    }
+
     fn cache() -> BasicCache {
         BasicCache::new(BasicCacheSettings::default()).unwrap()
     }
@@ -269,7 +309,7 @@ mod tests {
             let right = verdict.is_ok();
             for (after_s, count) in [(0, 1), (age_s - 1, 1), (1, 2), (age_s, 3)] {
                 clock.advance(Duration::from_secs(after_s));
-                let got = cache.verify(credential, clock.now(), asked.answer(verdict.clone())).await;
+                let got = cache.verify(credential, None, clock.now(), asked.answer(verdict.clone())).await;
                 assert_eq!((got.is_ok(), asked.count()), (right, count), "{right} after {after_s} s");
                 assert!(cache.find(&credential, clock.now()).is_some());
             }
@@ -281,10 +321,10 @@ mod tests {
         let (cache, now, asked) = (cache(), Clock::by_hand(1_000).now(), Asked::default());
         let credential = cache.credential("ann", &Secret::new("right"));
         for error in [LdapError::Busy, LdapError::Throttled { retry_after: Duration::from_secs(1) }] {
-            assert!(cache.verify(credential, now, asked.answer(Err(error))).await.is_err());
+            assert!(cache.verify(credential, None, now, asked.answer(Err(error))).await.is_err());
             assert!(cache.find(&credential, now).is_none());
         }
-        assert!(cache.verify(credential, now, asked.answer(Ok(ann()))).await.is_ok());
+        assert!(cache.verify(credential, None, now, asked.answer(Ok(ann()))).await.is_ok());
         assert_eq!(asked.count(), 3);
         for (user, password) in
             [("ann", "righ"), ("ann", "rightt"), ("annr", "ight"), ("ANN", "right"), ("", "annright")]
@@ -308,7 +348,7 @@ mod tests {
                     gate.notified().await;
                     Ok(ann())
                 };
-                cache.verify(credential, now, ask).await
+                cache.verify(credential, None, now, ask).await
             }
         };
         // The first goes away at once; what it asked goes on.
@@ -320,24 +360,51 @@ mod tests {
             assert!(verdict.await.unwrap().is_ok());
         }
         assert_eq!(asked.count(), 1);
-        assert!(cache.0.flights.lock().is_empty());
+        assert!(cache.0.flights.lock().under_way.is_empty());
     }
 
     #[tokio::test]
     async fn questions_under_way_are_bounded_and_a_panic_is_an_error() {
-        let (cache, now) = (cache(), Clock::by_hand(1_000).now());
+        let (cache, now, asked) = (cache(), Clock::by_hand(1_000).now(), Asked::default());
         let one = |n: usize| cache.credential(&n.to_string(), &Secret::new("x"));
-        for n in 0..FLIGHTS_MAX {
-            assert!(cache.verify(one(n), now, |_| std::future::pending()).now_or_never().is_none());
+        let strange = PLACES.all - PLACES.kept;
+        // One of a source is the last that it has.
+        for n in 0..PLACES.of_source * 2 {
+            let asked = cache.verify(one(n), v4(0), now, |_| std::future::pending()).now_or_never();
+            assert_eq!(asked.is_none(), n < 30, "{n}: {asked:?}");
         }
-        let more = cache.verify(one(FLIGHTS_MAX), now, |_| std::future::pending()).await;
-        assert!(matches!(more, Err(LdapError::Busy)), "{more:?}");
+        for n in 30..strange {
+            assert!(cache.verify(one(n), v4(n), now, |_| std::future::pending()).now_or_never().is_none());
+        }
+        let more = cache.verify(one(strange), v4(strange), now, |_| std::future::pending()).await;
+        assert!(matches!(more, Err(LdapError::Crowded)), "{more:?}");
+        // Who was in today has a place all the same.
+        cache.0.known.insert(one(strange), now.instant() + KNOWN_AGE_MAX);
+        assert!(cache.verify(one(strange), v4(0), now, asked.answer(Ok(ann()))).await.is_ok());
 
         let cache = self::cache();
         let panicking = async { panic!("a bug") };
-        let verdict = cache.verify(cache.credential("a", &Secret::new("b")), now, |_| panicking).await;
+        let verdict = cache.verify(cache.credential("a", &Secret::new("b")), None, now, |_| panicking).await;
         assert!(matches!(verdict, Err(LdapError::Unanswered)), "{verdict:?}");
-        assert!(cache.0.flights.lock().is_empty());
+        assert!(cache.0.flights.lock().under_way.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_source_tries_so_many_wrong_ones_and_takes_nothing_from_others() {
+        let (cache, clock, asked) = (cache(), Clock::by_hand(1_000), Asked::default());
+        let refused = || asked.answer(Err(LdapError::Refused(Refusal::Bind(49))));
+        let one = |n: usize| cache.credential(&n.to_string(), &Secret::new("x"));
+        for (after_s, asked_so_far) in [(0, 30), (1, 32)] {
+            clock.advance(Duration::from_secs(after_s));
+            for n in 0..100 {
+                let n = n + usize::try_from(after_s).unwrap() * 1000;
+                assert!(cache.verify(one(n), v4(1), clock.now(), refused()).await.is_err());
+            }
+            assert_eq!(asked.count(), asked_so_far);
+        }
+        for n in 100..200 {
+            assert!(cache.verify(one(n), v4(2), clock.now(), asked.answer(Ok(ann()))).await.is_ok());
+        }
     }
 
     #[tokio::test]
@@ -351,7 +418,7 @@ mod tests {
                 *tell.lock() = Some(attempt);
                 async move { verdict }
             };
-            let _ = cache.verify(credential, clock.now(), ask).await;
+            let _ = cache.verify(credential, None, clock.now(), ask).await;
             *seen.lock()
         };
         assert_eq!(verify(Ok(ann())).await, Some(Attempt::New));

@@ -21,6 +21,10 @@ pub enum LdapError {
     /// All connections are in use, and so many wait already, or waited too long.
     #[error("every connection to the directory is in use")]
     Busy,
+    /// Too many names and passwords that were not right before are being tried, or were lately; the directory was not
+    /// asked.
+    #[error("too many new names and passwords, from there or in all")]
+    Crowded,
     /// No answer in time.
     #[error("{server} did not answer the {operation} within {timeout_ms} ms")]
     Timeout {

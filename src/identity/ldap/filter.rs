@@ -87,6 +87,13 @@ impl FilterTemplate {
         self.root.names(&Piece::Dn)
     }
 
+    /// The attributes that are compared with the user's name, and with what each must be equal for that name.
+    pub(super) fn spellings(&self, user: &str) -> Vec<(&str, Vec<u8>)> {
+        let mut found = Vec::new();
+        self.root.spellings(Values { user, dn: "" }, &mut found);
+        found
+    }
+
     /// Writes the filter with these values in its places.
     pub(super) fn write(&self, values: Values<'_>, to: &mut Writer) {
         self.root.write(values, to);
@@ -117,6 +124,20 @@ impl Node {
             Node::Compare(_, _, value) | Node::Extensible { value, .. } => in_value(value),
             Node::Present(_) => false,
             Node::Substrings { initial, any, last, .. } => initial.iter().chain(any).chain(last).any(in_value),
+        }
+    }
+
+    /// Parts of values, and what must not be, say nothing about who an entry is.
+    fn spellings<'a>(&'a self, values: Values<'_>, found: &mut Vec<(&'a str, Vec<u8>)>) {
+        match self {
+            Node::And(nodes) | Node::Or(nodes) => nodes.iter().for_each(|node| node.spellings(values, found)),
+            Node::Compare(EQUAL, attribute, value) | Node::Extensible { attribute: Some(attribute), value, .. }
+                if value.0.contains(&Piece::User) =>
+            {
+                found.push((attribute, value.octets(values)));
+            }
+            Node::Compare(..) | Node::Extensible { .. } => {}
+            Node::Not(_) | Node::Present(_) | Node::Substrings { .. } => {}
         }
     }
 

@@ -31,6 +31,8 @@ pub use settings::{
 };
 pub use throttle::Attempt;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
+
 use crate::clock::Now;
 use crate::secret::Secret;
 use connection::{Answer, Opener};
@@ -114,66 +116,97 @@ impl Ldap {
         if password.expose().len() > PASSWORD_BYTES_MAX || password.expose().contains('\0') {
             return Err(LdapError::Refused(Refusal::Unusable));
         }
-        self.in_time(async {
-            match &self.settings.users {
-                Users::Search { base, .. } => {
-                    let entry = match self.find(user, now).await {
-                        Ok(entry) => entry,
-                        Err(LdapError::Refused(refusal)) => {
-                            // So that the time to answer does not tell which names there are: a bind as the entry that
-                            // holds them all, which has no password. Whatever comes of it, the answer is the refusal.
-                            let mut lease = self.binds.lease(now).await?;
-                            let _ = bind(&mut lease, base, password).await;
-                            return Err(LdapError::Refused(refusal));
-                        }
-                        Err(error) => return Err(error),
-                    };
+        let admitted = self.throttle.admit_name(user, attempt, now)?;
+        let answered = self.in_time(self.prove(user, password, attempt, now)).await;
+        if answered.as_ref().is_err_and(LdapError::is_refusal) {
+            admitted.was_wrong(now);
+        }
+        answered
+    }
+
+    async fn prove(&self, user: &str, password: &Secret, attempt: Attempt, now: Now) -> Result<Person, LdapError> {
+        match &self.settings.users {
+            Users::Search { base, .. } => {
+                let proved = match self.find(user, attempt, now).await {
                     // Its lease ends here: whoever waits for a connection that searches does not wait for the bind.
-                    self.bind_as(&entry.dn, password, attempt, now).await?;
-                    let mut lease = self.searches.lease(now).await?;
-                    self.person(&mut lease, entry).await
-                }
-                Users::Template(template) => {
-                    let dn = template.fill(user);
-                    let mut as_user = self.bind_as(&dn, password, attempt, now).await?;
-                    if self.settings.account.is_some() {
-                        drop(as_user);
-                        let mut lease = self.searches.lease(now).await?;
-                        let entry = self.read(&mut lease, &dn).await?;
+                    Ok(entry) => self.bind_as(&entry.dn, password, attempt, now).await.map(|_| entry),
+                    Err(error) => Err(error),
+                };
+                match proved {
+                    Ok(entry) => {
+                        let mut lease = self.searches.lease(attempt, now).await?;
                         self.person(&mut lease, entry).await
-                    } else {
-                        // On the connection that the user has just bound, and before it is given back.
-                        let entry = self.read(&mut as_user, &dn).await?;
-                        self.person(&mut as_user, entry).await
                     }
+                    // The bind itself was refused, which took its time.
+                    Err(error @ LdapError::Refused(Refusal::Bind(_))) => Err(error),
+                    Err(error @ (LdapError::Refused(_) | LdapError::Throttled { .. })) => {
+                        // So that the time to answer does not tell which names there are: a bind as the entry that
+                        // holds them all, which has no password. Whatever comes of it, the answer is the refusal.
+                        let mut lease = self.binds.lease(attempt, now).await?;
+                        let _ = bind(&mut lease, base, password).await;
+                        Err(error)
+                    }
+                    Err(error) => Err(error),
                 }
             }
-        })
-        .await
+            Users::Template(template) => {
+                let dn = template.fill(user);
+                let mut as_user = self.bind_as(&dn, password, attempt, now).await?;
+                if self.settings.account.is_some() {
+                    drop(as_user);
+                    let mut lease = self.searches.lease(attempt, now).await?;
+                    let entry = self.read(&mut lease, &dn).await?;
+                    self.person(&mut lease, entry).await
+                } else {
+                    // On the connection that the user has just bound, and before it is given back.
+                    let entry = self.read(&mut as_user, &dn).await?;
+                    self.person(&mut as_user, entry).await
+                }
+            }
+        }
     }
 
     /// The groups of a user who proved the name otherwise, looked up with the search account. A name that the directory
-    /// does not know is refused: not knowing somebody is not knowing the groups.
+    /// does not know is refused: not knowing somebody is not knowing the groups. So is one that the directory takes for
+    /// another, such as `ann` for `änn`: the password would prove who is meant, and here is none.
     pub async fn groups_of(&self, user: &str, now: Now) -> Result<Vec<String>, LdapError> {
         check_user(user)?;
         self.in_time(async {
             let entry = match &self.settings.users {
-                Users::Search { .. } => self.find(user, now).await?,
+                Users::Search { filter, .. } => {
+                    let entry = self.find(user, Attempt::Known, now).await?;
+                    self.check_spelling(user, &entry, &filter.spellings(user))?;
+                    entry
+                }
                 Users::Template(_) if self.settings.account.is_none() => return Err(LdapError::NoAccount),
                 Users::Template(template) => {
-                    let mut lease = self.searches.lease(now).await?;
-                    match self.read(&mut lease, &template.fill(user)).await {
+                    let mut lease = self.searches.lease(Attempt::Known, now).await?;
+                    let entry = match self.read(&mut lease, &template.fill(user)).await {
                         Err(LdapError::Answer { code: NO_SUCH_OBJECT, .. }) => {
                             return Err(LdapError::Refused(Refusal::UnknownUser));
                         }
                         read => read?,
-                    }
+                    };
+                    self.check_spelling(user, &entry, &[])?;
+                    entry
                 }
             };
-            let mut lease = self.searches.lease(now).await?;
+            let mut lease = self.searches.lease(Attempt::Known, now).await?;
             Ok(self.person(&mut lease, entry).await?.groups)
         })
         .await
+    }
+
+    /// Whether the entry that was found has the name that was asked for, but for case: as its user, or where the filter
+    /// looked for it. How a server compares text is its own affair, and Active Directory looks past accents.
+    fn check_spelling(&self, user: &str, entry: &Entry, spellings: &[(&str, Vec<u8>)]) -> Result<(), LdapError> {
+        let mut expected = spellings.iter().filter_map(|(name, text)| Some((*name, std::str::from_utf8(text).ok()?)));
+        let has = |name: &str, text: &str| entry.texts(name).any(|value| is_same(value, text));
+        if has(&self.settings.attributes.user, user) || expected.any(|(name, text)| has(name, text)) {
+            return Ok(());
+        }
+        tracing::debug!(dn = entry.dn, "the entry that the directory found has another name than was asked for");
+        Err(LdapError::Refused(Refusal::UnknownUser))
     }
 
     /// The longest that a question takes: connecting once for the search and once for the bind, and six operations or
@@ -198,8 +231,8 @@ impl Ldap {
 
     /// Binds as `dn`, if it may be tried. The lease is bound as that user.
     async fn bind_as(&self, dn: &str, password: &Secret, attempt: Attempt, now: Now) -> Result<Lease<'_>, LdapError> {
-        let admitted = self.throttle.admit(dn, attempt, now)?;
-        let mut lease = self.binds.lease(now).await?;
+        let admitted = self.throttle.admit_entry(dn, attempt, now)?;
+        let mut lease = self.binds.lease(attempt, now).await?;
         match bind(&mut lease, dn, password).await {
             Ok(()) => Ok(lease),
             Err(error) => {
@@ -212,9 +245,9 @@ impl Ldap {
     }
 
     /// The one entry that the user filter matches.
-    async fn find(&self, user: &str, now: Now) -> Result<Entry, LdapError> {
+    async fn find(&self, user: &str, attempt: Attempt, now: Now) -> Result<Entry, LdapError> {
         let Users::Search { base, scope, filter } = &self.settings.users else { return Err(LdapError::NoAccount) };
-        let mut lease = self.searches.lease(now).await?;
+        let mut lease = self.searches.lease(attempt, now).await?;
         let Answer { mut entries, outcome } = self
             .search(
                 &mut lease,
@@ -371,7 +404,14 @@ impl Ldap {
             Some(GroupSource::Attribute { attribute, .. }) => Some(attribute.as_str()),
             _ => None,
         };
-        [user.as_str(), email, name].into_iter().chain(groups).collect()
+        let mut attributes: Vec<_> = [user.as_str(), email, name].into_iter().chain(groups).collect();
+        if let Users::Search { filter, .. } = &self.settings.users {
+            attributes.extend(filter.spellings("").into_iter().map(|(name, _)| name));
+        }
+        // RFC 4511, section 4.5.1.8: each once.
+        let mut seen = HashSet::new();
+        attributes.retain(|name| seen.insert(name.to_ascii_lowercase()));
+        attributes
     }
 }
 
@@ -393,6 +433,13 @@ async fn bind(lease: &mut Lease<'_>, dn: &str, password: &Secret) -> Result<(), 
     }
 }
 
+/// Whether two names differ in case at most. Folded both ways, because folded one way the Kelvin sign is a `k` and a long
+/// `s` is an `S`.
+fn is_same(value: &str, asked: &str) -> bool {
+    let value = ComposingNormalizerBorrowed::new_nfc().normalize(value);
+    value.to_lowercase() == asked.to_lowercase() && value.to_uppercase() == asked.to_uppercase()
+}
+
 /// Whether it can be a user's name: not empty, not long, without what a directory would not tell from nothing or from a
 /// space (RFC 4518, sections 2.2 and 2.6), so that one user has one spelling but for its case.
 fn check_user(user: &str) -> Result<(), LdapError> {
@@ -407,7 +454,9 @@ fn check_user(user: &str) -> Result<(), LdapError> {
         && !user.starts_with(' ')
         && !user.ends_with(' ')
         && !user.contains("  ")
-        && !user.chars().any(ignored);
+        && !user.chars().any(ignored)
+        // RFC 4518, section 2.3: to a directory full-width letters and ligatures are what they are compatible with.
+        && ComposingNormalizerBorrowed::new_nfkc().is_normalized(user);
     if good { Ok(()) } else { Err(LdapError::Refused(Refusal::Unusable)) }
 }
 
@@ -468,11 +517,36 @@ mod tests {
             ("ann\u{200b}", false),
             ("ann\u{a0}lee", false),
             ("\u{feff}ann", false),
+            ("ａｎｎ", false),
+            ("ﬁnn", false),
+            ("anſelm", false),
+            ("\u{212a}ate", false),
+            ("ju\u{308}rgen", false),
+            ("ⅳ", false),
         ] {
             assert_eq!(check_user(name).is_ok(), good, "{name:?}");
         }
         assert!(check_user(&"x".repeat(256)).is_ok());
         assert!(check_user(&"x".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn names_are_the_same_but_for_case_and_nothing_else() {
+        for (value, asked, same) in [
+            ("ann", "ann", true),
+            ("ann", "ANN", true),
+            ("Jürgen", "jÜRGEN", true),
+            ("ju\u{308}rgen", "jürgen", true),
+            ("ann", "änn", false),
+            ("kate", "\u{212a}ate", false),
+            ("sam", "ſam", false),
+            ("groß", "gross", false),
+            ("straße", "STRASSE", false),
+            ("ann", "anne", false),
+            ("ｗ", "w", false),
+        ] {
+            assert_eq!(is_same(value, asked), same, "{value} {asked}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! only searches afterwards. In the other every use of a connection begins with a bind as the user in question, and that
 //! bind replaces whoever was bound before (RFC 4511, section 4.2.1) or, where it fails, leaves nobody. So no search of
 //! ours ever runs with the rights of a user who logged in before, whatever went wrong in between.
+//!
+//! Strangers wait for each other, and not before those who are known: where there are several connections one is never
+//! a stranger's, and the line for it is another one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +19,7 @@ use super::connection::{Answer, Connection, Opener};
 use super::error::LdapError;
 use super::message::Operation;
 use super::settings::Account;
+use super::throttle::Attempt;
 use crate::clock::Now;
 
 /// Connections of one kind.
@@ -24,8 +28,11 @@ pub(super) struct Pool {
     reach: Arc<Reach>,
     account: Option<Account>,
     slots: Semaphore,
+    /// One slot less, where there are several.
+    strangers: Semaphore,
     idle: Mutex<Vec<Idle>>,
     waiting: AtomicUsize,
+    strangers_waiting: AtomicUsize,
     wait_max: Duration,
 }
 
@@ -49,24 +56,25 @@ impl Pool {
             reach,
             account,
             slots: Semaphore::new(connections_max.max(1)),
+            strangers: Semaphore::new(connections_max.saturating_sub(1).max(1)),
             idle: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            strangers_waiting: AtomicUsize::new(0),
             wait_max,
         }
     }
 
     /// The right to use one connection, waited for in line. The connection itself is opened when it is first used.
-    pub(super) async fn lease(&self, now: Now) -> Result<Lease<'_>, LdapError> {
-        let permit = match self.slots.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let place = Waiting::new(&self.waiting).ok_or(LdapError::Busy)?;
-                let permit = tokio::time::timeout(self.wait_max, self.slots.acquire()).await;
-                drop(place);
-                permit.ok().and_then(Result::ok).ok_or(LdapError::Busy)?
-            }
+    pub(super) async fn lease(&self, attempt: Attempt, now: Now) -> Result<Lease<'_>, LdapError> {
+        let in_line = async {
+            let strange = match attempt {
+                Attempt::New => Some(permit(&self.strangers, &self.strangers_waiting).await?),
+                Attempt::Known => None,
+            };
+            Ok((permit(&self.slots, &self.waiting).await?, strange))
         };
-        Ok(Lease { pool: self, connection: self.take_idle(now), now, _permit: permit })
+        let permits = tokio::time::timeout(self.wait_max, in_line).await.unwrap_or(Err(LdapError::Busy))?;
+        Ok(Lease { pool: self, connection: self.take_idle(now), now, _permits: permits })
     }
 
     /// A connection that nobody uses and that seems to be alive.
@@ -103,6 +111,14 @@ impl Pool {
     }
 }
 
+async fn permit<'a>(of: &'a Semaphore, waiting: &AtomicUsize) -> Result<SemaphorePermit<'a>, LdapError> {
+    if let Ok(permit) = of.try_acquire() {
+        return Ok(permit);
+    }
+    let _place = Waiting::new(waiting).ok_or(LdapError::Busy)?;
+    of.acquire().await.map_err(|_| LdapError::Busy)
+}
+
 /// A place in the line for a connection.
 struct Waiting<'a>(&'a AtomicUsize);
 
@@ -124,7 +140,7 @@ pub(super) struct Lease<'a> {
     pool: &'a Pool,
     connection: Option<Held>,
     now: Now,
-    _permit: SemaphorePermit<'a>,
+    _permits: (SemaphorePermit<'a>, Option<SemaphorePermit<'a>>),
 }
 
 struct Held {
@@ -232,5 +248,5 @@ const CONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// soon enough, and is no flood.
 const ACCOUNT_PAUSE: Duration = Duration::from_secs(30);
 
-/// A line that a directory of 1 ms an answer works off in a quarter of a second with one connection.
+/// Each line is one that a directory of 1 ms an answer works off in a quarter of a second with one connection.
 const WAITING_MAX: usize = 256;

@@ -1,8 +1,10 @@
 //! So many wrong passwords for one user and no more.
 //!
-//! A bucket for each entry of the directory, by its DN: ten wrong passwords at once, and one more each six seconds. It is
-//! refilled by time alone, so that a login of the user's own does not buy a stranger another ten. Whoever waits for an
-//! answer counts as wrong until it comes, so that a thousand guesses at once are not a thousand free ones.
+//! A bucket for each name that somebody has, and for each entry of the directory: ten wrong passwords at once, and one more
+//! each six seconds. Names have one whether the directory knows them or not, so that nobody learns by the eleventh which
+//! there are; entries have one because several names may lead to the same. It is refilled by time alone, so that a login
+//! of the user's own does not buy a stranger another ten. Whoever waits for an answer counts as wrong until it comes, so
+//! that a thousand guesses at once are not a thousand free ones.
 //!
 //! It locks nobody out who was in: a name and password that were right within the last hours are remembered (as a keyed
 //! hash), pass by the bucket, and are asked about as if nothing had happened ([`Attempt::Known`]).
@@ -10,6 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use icu_normalizer::DecomposingNormalizerBorrowed;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -28,7 +31,13 @@ pub enum Attempt {
 
 /// The buckets.
 #[derive(Debug)]
-pub(super) struct Throttle(Cache<Box<str>, Arc<Mutex<Bucket>>, foldhash::fast::RandomState>);
+pub(super) struct Throttle {
+    names: Buckets,
+    entries: Buckets,
+}
+
+#[derive(Debug)]
+struct Buckets(Cache<Box<str>, Arc<Mutex<Bucket>>, foldhash::fast::RandomState>);
 
 #[derive(Debug, Default)]
 struct Bucket {
@@ -43,19 +52,33 @@ pub(super) struct Admitted(Option<Arc<Mutex<Bucket>>>);
 
 impl Throttle {
     pub(super) fn new() -> Throttle {
-        // The least recently used goes first. Moka's own policy would rather not let a newcomer in, and so never count a
-        // new victim's.
-        let buckets = Cache::builder().max_capacity(USERS_MAX).eviction_policy(EvictionPolicy::lru());
-        Throttle(buckets.build_with_hasher(foldhash::fast::RandomState::default()))
+        Throttle { names: Buckets::new(), entries: Buckets::new() }
+    }
+
+    /// Asks for leave to try a password for the name `user`.
+    pub(super) fn admit_name(&self, user: &str, attempt: Attempt, now: Now) -> Result<Admitted, LdapError> {
+        self.names.admit(user, attempt, now)
     }
 
     /// Asks for leave to try a password for the entry `dn`.
-    pub(super) fn admit(&self, dn: &str, attempt: Attempt, now: Now) -> Result<Admitted, LdapError> {
+    pub(super) fn admit_entry(&self, dn: &str, attempt: Attempt, now: Now) -> Result<Admitted, LdapError> {
+        self.entries.admit(dn, attempt, now)
+    }
+}
+
+impl Buckets {
+    fn new() -> Buckets {
+        // The least recently used goes first. Moka's own policy would rather not let a newcomer in, and so never count a
+        // new victim's.
+        let buckets = Cache::builder().max_capacity(USERS_MAX).eviction_policy(EvictionPolicy::lru());
+        Buckets(buckets.build_with_hasher(foldhash::fast::RandomState::default()))
+    }
+
+    fn admit(&self, name: &str, attempt: Attempt, now: Now) -> Result<Admitted, LdapError> {
         if attempt == Attempt::Known {
             return Ok(Admitted(None));
         }
-        // The case of a DN does not count in any attribute that people are named by.
-        let bucket = self.0.get_with(dn.to_lowercase().into(), Arc::default);
+        let bucket = self.0.get_with(folded(name).into(), Arc::default);
         let mut state = bucket.lock();
         let empty_for = state.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now.instant()));
         let wanted = empty_for + EACH * state.asking.saturating_add(1);
@@ -88,11 +111,20 @@ impl Drop for Admitted {
     }
 }
 
+/// What directories look past in text, looked past: case, width, accents. Two people who share a bucket for it have ten
+/// wrong passwords together; one person with a bucket for each spelling would have as many as there are spellings.
+fn folded(name: &str) -> String {
+    let plain = DecomposingNormalizerBorrowed::new_nfkd().normalize(name);
+    let plain: String = plain.chars().filter(|c| !('\u{300}'..='\u{36f}').contains(c)).collect();
+    plain.to_uppercase().to_lowercase()
+}
+
 /// Ten are more than a person who forgot needs, and 14,400 a day find no password that is worth the name.
 const AT_ONCE: u32 = 10;
 const EACH: Duration = Duration::from_secs(6);
 
-/// About 3 MiB. To push a victim out, a stranger needs this many other users' DNs, and gains ten guesses.
+/// About 3 MiB, twice. To push a victim out takes so many wrong passwords for other names. At the 50 a second that
+/// strangers have ([`super::cache`]) that is 200 s, in which the bucket of its own gives more than the ten.
 const USERS_MAX: u64 = 10_000;
 
 #[cfg(test)]
@@ -101,7 +133,7 @@ mod tests {
     use crate::clock::Clock;
 
     fn retry_after(throttle: &Throttle, dn: &str, now: Now) -> Option<Duration> {
-        match throttle.admit(dn, Attempt::New, now) {
+        match throttle.admit_entry(dn, Attempt::New, now) {
             Ok(admitted) => {
                 admitted.was_wrong(now);
                 None
@@ -131,12 +163,21 @@ mod tests {
     }
 
     #[test]
+    fn a_name_has_one_bucket_however_a_directory_may_read_it() {
+        for spelling in ["admin", "ADMIN", "àdmin", "a\u{300}dmin", "ａｄｍｉｎ", "ádmín"] {
+            assert_eq!(folded(spelling), "admin", "{spelling}");
+        }
+        assert_eq!((folded("ﬁſß"), folded("Jürgen")), ("fisss".to_owned(), "jurgen".to_owned()));
+    }
+
+    #[test]
     fn who_asks_counts_until_answered_and_what_was_right_passes_by() {
         let (throttle, now) = (Throttle::new(), Clock::by_hand(1).now());
-        let asking: Vec<_> = (0..10).map(|_| throttle.admit("a", Attempt::New, now).unwrap()).collect();
-        assert!(throttle.admit("a", Attempt::New, now).is_err());
-        throttle.admit("a", Attempt::Known, now).unwrap().was_wrong(now);
+        let asking: Vec<_> = (0..10).map(|_| throttle.admit_name("a", Attempt::New, now).unwrap()).collect();
+        assert!(throttle.admit_name("a", Attempt::New, now).is_err());
+        throttle.admit_name("a", Attempt::Known, now).unwrap().was_wrong(now);
         drop(asking);
-        assert_eq!(retry_after(&throttle, "a", now), None, "ten right ones cost nothing");
+        assert!(throttle.admit_name("a", Attempt::New, now).is_ok(), "ten right ones cost nothing");
+        assert_eq!(retry_after(&throttle, "a", now), None, "a name is no entry");
     }
 }

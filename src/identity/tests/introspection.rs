@@ -20,12 +20,12 @@ use url::Url;
 
 use super::super::breaker;
 use super::super::directory::{Absent, DirectoryKind, DirectorySettings};
-use super::super::inquiries::{PLACES, PLACES_OF_A_SOURCE, PLACES_TO_RENEW};
+use super::super::inquiries::PLACES;
 use super::super::settings::{
     Algorithm, ClaimPath, ClientAuth, IntrospectionSettings, IssuerSettings, KeyOrigin, Settings, TokenUse, Userinfo,
 };
 use super::super::source::Pace;
-use super::super::testing::{AUDIENCE, NOW_S, P256_A, pinned, with};
+use super::super::testing::{AUDIENCE, NOW_S, P256_A, P384_A, good_claims, pinned, with};
 use super::super::{
     Accepted, Answers, CredentialKind, Groups, Identified, Identities, Identity, IntrospectionStatus, Rejection, Wait,
 };
@@ -266,9 +266,13 @@ impl Stage {
 
     /// As the pipeline does: as often as there is something to wait for.
     async fn whole(&self, token: &str) -> Result<Arc<Identity>, Rejection> {
+        self.whole_from(None, token).await
+    }
+
+    async fn whole_from(&self, source: Option<IpAddr>, token: &str) -> Result<Arc<Identity>, Rejection> {
         let mut answers = Answers::default();
         loop {
-            match self.identify_from(None, token, &answers) {
+            match self.identify_from(source, token, &answers) {
                 Identified::Known(identity) => return Ok(identity),
                 Identified::Rejected(rejection) => return Err(rejection),
                 Identified::Wait(wait) => answers.add(wait.await),
@@ -454,6 +458,56 @@ async fn a_token_that_is_bound_to_a_key_comes_with_a_proof() {
             }
         };
         assert_eq!(said, expected, "{authorization} {proof:?}");
+    }
+}
+
+/// A rule that takes opaque tokens alone shows every token to the issuer, whatever it looks like and in either scheme.
+#[tokio::test]
+async fn what_a_rule_takes_decides_what_a_token_with_a_proof_is() {
+    use CredentialKind::{Dpop, Jwt, Opaque};
+    let hash =
+        |text: &str| URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()));
+    let issuer = Issuer::start().await;
+    let mut settings = issuer.settings();
+    let keys = pinned("acme", &issuer.url(), &[P384_A.jwk("f")]).keys;
+    (settings.keys, settings.tokens) = (keys, TokenUse::Access);
+    let stage = Stage::start(vec![settings], PATIENT);
+    let jkt = hash(&P256_A.jwk_unnamed().to_string());
+    let claims = with(&good_claims(), json!({ "iss": issuer.url(), "cnf": { "jkt": jkt } }));
+    let token = P384_A.sign(Algorithm::ES384, "f", &claims);
+    let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": P256_A.jwk_unnamed() }).to_string();
+    for (index, (accepted, expected)) in [
+        (vec![Opaque, Dpop], Err(Rejection::TokenInactive)),
+        (vec![Jwt, Dpop], Ok(Dpop)),
+        (vec![Jwt, Opaque, Dpop], Ok(Dpop)),
+        (vec![Dpop], Ok(Dpop)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let claims = json!({ "jti": index.to_string(), "htm": "GET", "htu": "https://a.example/", "iat": NOW_S,
+                             "ath": hash(&token) });
+        let proof = P256_A.sign_text(header.clone(), claims.to_string(), Algorithm::ES256);
+        let authorization = format!("DPoP {token}");
+        let request = Request {
+            method: "GET",
+            host: "a.example".into(),
+            path: b"/",
+            ssl: true,
+            authorization: Some(authorization.as_bytes()),
+            dpop: Some(proof.as_bytes()),
+            ..Request::default()
+        };
+        let kinds = Accepted::new(accepted.iter().copied());
+        let mut answers = Answers::default();
+        let said = loop {
+            match stage.identities.identify(&request, &kinds, &answers, stage.clock.now(), &mut Trace::off()) {
+                Identified::Known(identity) => break Ok(identity.credential),
+                Identified::Rejected(rejection) => break Err(rejection),
+                Identified::Wait(wait) => answers.add(wait.await),
+            }
+        };
+        assert_eq!(said, expected, "{accepted:?}");
     }
 }
 
@@ -729,6 +783,107 @@ async fn a_token_that_an_issuer_stumbles_over_keeps_no_other_from_being_asked_ab
     assert_eq!((stage.status().failed, stage.status().answering), (25, true));
 }
 
+fn v4(last: u8) -> Option<IpAddr> {
+    Some(Ipv4Addr::new(192, 0, 2, last).into())
+}
+
+#[tokio::test]
+async fn a_token_that_an_issuer_stumbles_over_is_shown_to_it_once_in_five_seconds() {
+    let issuer = Issuer::start().await;
+    let stage = Stage::of(&issuer).await;
+    issuer.otherwise(Reply::status(413));
+    for asked in [1, 1, 2] {
+        assert_eq!(stage.outcome("odd").await, Err(Rejection::IntrospectionUnavailable));
+        assert_eq!(issuer.asked(), asked);
+        stage.clock.advance(Duration::from_millis(2500));
+    }
+}
+
+#[tokio::test]
+async fn who_makes_up_tokens_is_asked_about_so_often_and_keeps_no_other_out() {
+    let issuer = Issuer::start().await;
+    let stage = Stage::of(&issuer).await;
+    let asked_for = async |token: &str, count: usize| {
+        let before = issuer.asked();
+        for n in 0..count {
+            assert!(stage.whole_from(v4(1), &format!("{token}{n}")).await.is_err());
+        }
+        issuer.asked() - before
+    };
+    assert_eq!(asked_for("a", 200).await, 30);
+    assert!(stage.whole_from(v4(2), "good").await.is_ok());
+    stage.clock.advance(Duration::from_secs(1));
+    assert_eq!(asked_for("b", 200).await, 5);
+    assert_eq!(stage.status().no_place, 170 + 195);
+    // Good ones cost nothing, however many there are behind an address.
+    for n in 0..100 {
+        issuer.says(&format!("good{n}"), good());
+        assert!(stage.whole_from(v4(3), &format!("good{n}")).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn one_stranger_cannot_make_an_issuer_look_down_and_none_can_for_the_known() {
+    for odd in [Reply::status(403), Reply::status(500), Reply::body("text/html", "no"), Reply::status(429)] {
+        let issuer = Issuer::start().await;
+        issuer.says("known", with(&good(), json!({ "exp": NOW_S + 3600 })));
+        let stage = Stage::of(&issuer).await;
+        assert!(stage.whole_from(v4(9), "known").await.is_ok());
+        let is_429 = matches!(&odd, Reply::Raw(429, ..));
+        issuer.otherwise(odd);
+        let stumble = async |source, count| {
+            for n in 0..count {
+                assert!(stage.whole_from(source, &format!("odd{n}")).await.is_err());
+            }
+        };
+        if !is_429 {
+            stumble(v4(1), 10).await;
+            assert!(stage.status().answering);
+            assert!(stage.whole_from(v4(2), "good").await.is_ok());
+        }
+        for last in 1..4 {
+            stumble(v4(last), 1).await;
+        }
+        assert!(!stage.status().answering);
+        issuer.says("other", good());
+        let new = stage.whole_from(v4(4), "other").await;
+        assert_eq!(new.err(), Some(Rejection::IntrospectionUnavailable), "strangers are kept out");
+
+        // A minute later the known one is asked about all the same, and that it is answered lets everybody in.
+        stage.clock.advance(Duration::from_secs(61));
+        issuer.script.discovery_asked.store(0, Ordering::SeqCst);
+        assert!(stage.whole_from(v4(9), "known").await.is_ok());
+        assert!(stage.status().answering);
+        assert!(stage.whole_from(v4(4), "other").await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_has_enough_is_spared_strangers_first_and_then_the_known() {
+    let issuer = Issuer::start().await;
+    issuer.says("known", with(&good(), json!({ "exp": NOW_S + 3600 })));
+    let stage = Stage::of(&issuer).await;
+    assert_eq!(stage.outcome("known").await, alice());
+    let enough = Reply::Raw(429, vec![("retry-after", "60".to_owned())], Vec::new());
+    issuer.otherwise(enough.clone());
+    assert!(stage.whole_from(v4(1), "t").await.is_err());
+    stage.clock.advance(Duration::from_secs(45));
+    assert!(stage.whole_from(v4(1), "u").await.is_err());
+    assert_eq!(issuer.asked(), 2, "no stranger");
+    assert!(matches!(stage.identify("known"), Identified::Known(_)));
+    stage.until("the known one is asked about", || issuer.asked() == 3).await;
+    let renewed = || stage.identities.cached_opaque("known", stage.clock.now().later(Duration::from_secs(59)));
+    stage.until("it is renewed", renewed).await;
+
+    issuer.script.tokens.lock().insert("known".to_owned(), enough);
+    stage.clock.advance(Duration::from_secs(45));
+    assert!(matches!(stage.identify("known"), Identified::Known(_)));
+    stage.until("it is told off", || stage.status().failed == 2).await;
+    stage.clock.advance(Duration::from_secs(10));
+    assert!(matches!(stage.identify("known"), Identified::Known(_)));
+    assert_eq!(issuer.asked(), 4, "nobody");
+}
+
 #[tokio::test]
 async fn a_flood_of_made_up_tokens_takes_its_places_and_no_more() {
     let issuer = Issuer::start().await;
@@ -751,14 +906,14 @@ async fn a_flood_of_made_up_tokens_takes_its_places_and_no_more() {
         waits.len() - before
     };
     let v6 = |last: u16| IpAddr::V6([0x2001, 0xdb8, 0, 7, 0, 0, 0, last].into());
-    assert_eq!(from(Ipv4Addr::new(192, 0, 2, 1).into(), 10_000), PLACES_OF_A_SOURCE);
+    assert_eq!(from(Ipv4Addr::new(192, 0, 2, 1).into(), 10_000), PLACES.of_source);
     // Whoever has one address of IPv6 has all of its network.
-    assert_eq!((from(v6(1), 2), from(v6(2), 10_000)), (2, PLACES_OF_A_SOURCE - 2));
+    assert_eq!((from(v6(1), 2), from(v6(2), 10_000)), (2, PLACES.of_source - 2));
     assert_eq!(from(Ipv4Addr::new(198, 51, 100, 1).into(), 10_000), 0, "there are so many places for strangers");
-    stage.until("all were asked", || issuer.asked() == 1 + PLACES - PLACES_TO_RENEW).await;
+    stage.until("all were asked", || issuer.asked() == 1 + PLACES.all - PLACES.kept).await;
     // Meanwhile who is known passes, and is asked about ahead of the end.
     assert!(matches!(stage.identify("known"), Identified::Known(_)));
-    stage.until("the known one too", || issuer.asked() == 2 + PLACES - PLACES_TO_RENEW).await;
+    stage.until("the known one too", || issuer.asked() == 2 + PLACES.all - PLACES.kept).await;
     drop(held);
     for wait in waits {
         wait.await;

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::super::settings::{KeyOrigin, Settings};
 use super::super::source::Pace;
-use super::super::testing::{NOW_S, P256_A, P256_B, jwks};
+use super::super::testing::{NOW_S, P256_A, P256_B, jwks, with};
 use super::super::{Groups, Identified, Identities, Rejection, Wait};
 use super::fake::{Answer, Provider, QUICK, RESTLESS, Stage, alice, discovery, keys, ok};
 use crate::clock::Clock;
@@ -265,7 +265,9 @@ async fn a_discovery_document_must_be_the_issuers_own() {
         ("upper case", discovery("HTTP://127.0.0.1", "KEYS"), "expected exactly"),
         ("HTML", b"<html>".to_vec(), "discovery document"),
         ("two issuers", br#"{"issuer":"a","issuer":"b"}"#.to_vec(), "discovery document"),
-        ("no jwks_uri", br#"{"issuer":"ISSUER"}"#.to_vec(), "discovery document"),
+        ("no jwks_uri", br#"{"issuer":"ISSUER"}"#.to_vec(), "it has no jwks_uri"),
+        ("no text", br#"{"issuer":"ISSUER","jwks_uri":["KEYS"]}"#.to_vec(), "discovery document"),
+        ("no URL", br#"{"issuer":"ISSUER","jwks_uri":"keys"}"#.to_vec(), "discovery document"),
         ("a file", discovery("ISSUER", "file:///etc/passwd"), "file is not allowed"),
         ("a password", discovery("ISSUER", "https://a:b@127.0.0.1/"), "password"),
         ("a path in the file system", discovery("ISSUER", "unix:/run/keys.sock"), "unix is not allowed"),
@@ -280,6 +282,34 @@ async fn a_discovery_document_must_be_the_issuers_own() {
         let error = stage.status().last_error.unwrap();
         assert!(error.contains(expected), "{what}: {error}");
         assert_eq!(provider.key_fetches(), 0, "{what}");
+    }
+}
+
+/// As GitHub Actions and Kubernetes publish: nobody signs in there.
+#[tokio::test]
+async fn an_issuer_that_signs_nobody_in_need_say_no_more_than_where_its_keys_are() {
+    for members in [
+        json!({}),
+        json!({
+            "subject_types_supported": ["public", "pairwise"],
+            "response_types_supported": ["id_token"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "scopes_supported": ["openid"],
+            "claims_supported": ["sub", "aud", "exp", "iat", "iss", "jti", "repository"],
+        }),
+        json!({
+            "authorization_endpoint": "urn:kubernetes:programmatic_authorization",
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+        }),
+    ] {
+        let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
+        let own = json!({ "issuer": provider.issuer(), "jwks_uri": format!("{}/keys", provider.issuer()) });
+        *provider.script.discovery.lock() = Some(ok(with(&own, members).to_string().into_bytes()));
+        let stage = Stage::start(provider.settings(), QUICK).await;
+        assert_eq!(stage.status().last_error, None);
+        assert_eq!(stage.outcome(&provider.token(&P256_A, "a")).await, alice());
     }
 }
 
