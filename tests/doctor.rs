@@ -375,9 +375,11 @@ fn no_bytes_make_it_panic() {
         let read = |name: String| std::fs::read(examples().join("foreign").join(name)).unwrap();
         originals.push((read(format!("{name}.cfg")), read(format!("{name}-spoe.conf"))));
     }
-    for seed in 0..400 {
+    for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let (config, spoe) = &originals[random.usize(..originals.len())];
+        // The shipped file takes longest to read, in its sixteen ways.
+        let which = if random.u8(..6) == 0 { 0 } else { random.usize(1..originals.len()) };
+        let (config, spoe) = &originals[which];
         let (config, spoe) = (mangled(config, &mut random), mangled(spoe, &mut random));
         let said = std::panic::catch_unwind(|| {
             doctor::examine(&[(PathBuf::from("h.cfg"), config)], &settings(), |_| Ok(spoe.clone()));
