@@ -296,6 +296,15 @@ fn exit_codes_and_output_are_for_people_and_programs() {
 }
 
 #[test]
+fn a_config_cannot_speak_to_the_terminal() {
+    let folder = folder();
+    let config = folder.path().join("a.cfg");
+    std::fs::write(&config, "frontend f\nfilter spoe engine a config \x1b[2Jx.conf\n").unwrap();
+    let said = text(&run(&["--haproxy", "none", config.to_str().unwrap()]));
+    assert!(said.contains("spoe-unread") && said.contains("[2Jx.conf") && !said.contains('\x1b'), "{said}");
+}
+
+#[test]
 fn the_deadline_and_the_backends_come_from_the_agents_config() {
     let shipped = "haproxy/haproxy.cfg";
     assert_eq!(run(&["--haproxy", "none", shipped, "--config", "haproxy/tollgate.yaml"]).status.code(), Some(0));

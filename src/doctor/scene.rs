@@ -227,6 +227,9 @@ fn variables<'a>(config: &Config<'a>) -> (Vec<(&'a Line, String)>, BTreeSet<Stri
             written.insert(line.word(1).to_owned());
         }
         for word in &line.words {
+            if let Some(rest) = word.text.strip_prefix("do-resolve(") {
+                written.insert(rest.split(',').next().unwrap_or_default().to_owned());
+            }
             for (at, _) in word.text.match_indices("var") {
                 let (before, after) = word.text.split_at_checked(at).unwrap_or_default();
                 let called = after.split_once('(').filter(|(called, _)| ["var", "var-fmt"].contains(called));
