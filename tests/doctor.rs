@@ -296,6 +296,15 @@ fn exit_codes_and_output_are_for_people_and_programs() {
 }
 
 #[test]
+fn a_config_cannot_speak_to_the_terminal() {
+    let folder = folder();
+    let config = folder.path().join("a.cfg");
+    std::fs::write(&config, "frontend f\nfilter spoe engine a config \x1b[2Jx.conf\n").unwrap();
+    let said = text(&run(&["--haproxy", "none", config.to_str().unwrap()]));
+    assert!(said.contains("spoe-unread") && said.contains("[2Jx.conf") && !said.contains('\x1b'), "{said}");
+}
+
+#[test]
 fn the_deadline_and_the_backends_come_from_the_agents_config() {
     let shipped = "haproxy/haproxy.cfg";
     assert_eq!(run(&["--haproxy", "none", shipped, "--config", "haproxy/tollgate.yaml"]).status.code(), Some(0));
@@ -375,9 +384,11 @@ fn no_bytes_make_it_panic() {
         let read = |name: String| std::fs::read(examples().join("foreign").join(name)).unwrap();
         originals.push((read(format!("{name}.cfg")), read(format!("{name}-spoe.conf"))));
     }
-    for seed in 0..400 {
+    for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let (config, spoe) = &originals[random.usize(..originals.len())];
+        // The shipped file takes longest to read, in its sixteen ways.
+        let which = if random.u8(..6) == 0 { 0 } else { random.usize(1..originals.len()) };
+        let (config, spoe) = &originals[which];
         let (config, spoe) = (mangled(config, &mut random), mangled(spoe, &mut random));
         let said = std::panic::catch_unwind(|| {
             doctor::examine(&[(PathBuf::from("h.cfg"), config)], &settings(), |_| Ok(spoe.clone()));
@@ -451,11 +462,11 @@ fn examples() -> PathBuf {
     root().join("tests/doctor")
 }
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings { deadline: Duration::from_millis(40), version: None, backends: Vec::new() }
 }
 
-fn examine(file: &Path, settings: &Settings) -> Report {
+pub fn examine(file: &Path, settings: &Settings) -> Report {
     let bytes = std::fs::read(file).unwrap();
     doctor::examine(&[(file.to_owned(), bytes)], settings, |path| std::fs::read(path))
 }

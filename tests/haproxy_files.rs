@@ -1,7 +1,7 @@
 //! What `tollgate haproxy` writes: the shipped files are its output, every HAProxy line takes it without a warning, and it
 //! replaces nothing that somebody has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,9 +9,9 @@ use std::process::{Command, Output};
 use tollgate::config;
 use tollgate::haproxy::{Line, render};
 
-use crate::each_line;
 use crate::support::generated::{Generated, generate_at};
 use crate::support::{folder, root};
+use crate::{doctor, each_line};
 
 #[test]
 fn the_shipped_files_are_what_it_writes() {
@@ -55,6 +55,28 @@ async fn haproxy_takes_the_files_of_every_policy(line: &str, program: &str) {
         }
     }
     assert!(wrong.is_empty(), "HAProxy {line}:\n{}", wrong.join("\n"));
+}
+
+/// For each policy and line; what is the same for several is looked at once.
+#[test]
+fn the_doctor_finds_nothing_in_what_is_written() {
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    for (name, settings, path) in policies() {
+        for line in Line::ALL.map(Line::name) {
+            let files = generate_at(&settings, &path, line);
+            let text = std::fs::read_to_string(&files.cfg).unwrap();
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with('#') || line.starts_with("# For "));
+            if !seen.insert(lines.map(|line| format!("{line}\n")).collect::<String>()) {
+                continue;
+            }
+            let report = doctor::examine(&files.cfg, &doctor::settings());
+            if !report.findings.is_empty() || !report.notes.is_empty() {
+                found.push(format!("{name}, for {line}: {report:?}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(seen.len() > 50, "{}", seen.len());
 }
 
 /// The addresses that the header says are not set.

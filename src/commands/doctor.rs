@@ -71,13 +71,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let (bold, red, plain) = if io::stdout().is_terminal() { ("\x1b[1m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
     for finding in &report.findings {
-        let place = format!("{}:{}", finding.file.display(), finding.line);
-        writeln!(out, "{bold}{place}{plain}: {red}{}{plain}: {}", finding.check.id, finding.what)?;
+        let place = printable(&format!("{}:{}", finding.file.display(), finding.line));
+        writeln!(out, "{bold}{place}{plain}: {red}{}{plain}: {}", finding.check.id, printable(&finding.what))?;
         writeln!(out, "    why: {}", finding.check.why)?;
-        writeln!(out, "    fix: {}\n", finding.fix)?;
+        writeln!(out, "    fix: {}\n", printable(&finding.fix))?;
     }
     for note in &report.notes {
-        writeln!(out, "note: {note}")?;
+        writeln!(out, "note: {}", printable(note))?;
     }
     let count = match report.findings.len() {
         0 => "nothing found".to_owned(),
@@ -87,6 +87,11 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let meant =
         if report.meant > 0 { format!(", and {} that a comment says is meant", report.meant) } else { String::new() };
     writeln!(out, "{count}{meant}")
+}
+
+/// A config's words, without what a terminal would obey.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn as_json(report: &Report) -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! All that the checks look at, put together once.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -38,7 +38,11 @@ pub(super) struct Scene<'a> {
     pub identities: OnceCell<Vec<Identity<'a>>>,
     /// Of all engines.
     prefixes: BTreeSet<&'a str>,
-    /// Frontends with too many ways.
+    /// Frontends with so many ways that only the plainest are told apart.
+    pub coarse: RefCell<BTreeSet<usize>>,
+    /// How far all walks went together.
+    pub steps: Cell<usize>,
+    /// Frontends with too many ways even so.
     pub undecided: RefCell<BTreeSet<String>>,
     pub settings: &'a Settings,
     /// The line of HAProxy that it is for, where that is known.
@@ -92,6 +96,8 @@ impl<'a> Scene<'a> {
             openings: OnceCell::new(),
             identities: OnceCell::new(),
             prefixes,
+            coarse: RefCell::default(),
+            steps: Cell::default(),
             undecided: RefCell::default(),
             settings,
             version,
@@ -221,6 +227,9 @@ fn variables<'a>(config: &Config<'a>) -> (Vec<(&'a Line, String)>, BTreeSet<Stri
             written.insert(line.word(1).to_owned());
         }
         for word in &line.words {
+            if let Some(rest) = word.text.strip_prefix("do-resolve(") {
+                written.insert(rest.split(',').next().unwrap_or_default().to_owned());
+            }
             for (at, _) in word.text.match_indices("var") {
                 let (before, after) = word.text.split_at_checked(at).unwrap_or_default();
                 let called = after.split_once('(').filter(|(called, _)| ["var", "var-fmt"].contains(called));

@@ -57,8 +57,15 @@ pub(super) enum End<'a> {
 /// All ways of a request that comes to one proxy; `None` where there are too many.
 pub(super) fn ways<'a>(scene: &Scene<'a>, frontend: usize, answer: Answer<'_>, truth: &Truth) -> Option<Vec<Way<'a>>> {
     // Where each `set-var` doubles them, a variable that may have been set or not is one that may be anything.
+    let coarsely = || Walk { scene, answer, coarse: true }.ways(frontend, truth);
+    if scene.coarse.borrow().contains(&frontend) {
+        return coarsely();
+    }
     let finely = Walk { scene, answer, coarse: false }.ways(frontend, truth);
-    finely.or_else(|| Walk { scene, answer, coarse: true }.ways(frontend, truth))
+    finely.or_else(|| {
+        scene.coarse.borrow_mut().insert(frontend);
+        coarsely()
+    })
 }
 
 struct Walk<'s, 'a, 'w> {
@@ -106,7 +113,14 @@ impl<'a> Walk<'_, 'a, '_> {
         let (mut open, mut ways) = (vec![start], Vec::new());
         let mut steps = 0;
         while let Some(state) = open.pop() {
-            match self.follow(state, &mut steps) {
+            let before = steps;
+            let followed = self.follow(state, &mut steps);
+            let all = self.scene.steps.get() + steps - before;
+            self.scene.steps.set(all);
+            if all > ALL_STEPS_MAX {
+                return None;
+            }
+            match followed {
                 Followed::End(way) => ways.push(way),
                 Followed::Fork(states) => open.extend(*states),
                 Followed::TooLong => return None,
@@ -402,6 +416,9 @@ pub(super) const BACK_EVENTS: &[&str] = &["on-backend-tcp-request", "on-backend-
 
 /// Steps that all ways together may take: a tenth of a second's work, and far more than configs need.
 const STEPS_MAX: usize = 50_000;
+
+/// Steps of all walks through one config: some seconds' work.
+const ALL_STEPS_MAX: usize = 10_000_000;
 
 /// Ways that are told apart.
 const WAYS_MAX: usize = 2_000;

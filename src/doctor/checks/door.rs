@@ -61,8 +61,8 @@ fn all<'a>(scene: &Scene<'a>) -> Vec<Opening<'a>> {
                 continue;
             }
             let other = scene.config.proxies.get(*other).map(super::super::sections::Proxy::title).unwrap_or_default();
-            let routes = scene.config.lines(proxy).into_iter();
-            let line = routes.filter(|line| line.word(1) == backend).next_back().unwrap_or(proxy.head);
+            let mut routes = scene.config.lines(proxy).into_iter();
+            let line = routes.rfind(|line| line.word(1) == backend).unwrap_or(proxy.head);
             let what = format!(
                 "{} leads to backend `{backend}` without a question; {other} asks (line {})",
                 proxy.title(),

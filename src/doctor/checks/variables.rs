@@ -138,6 +138,7 @@ pub const TOLLGATES: &[&str] = &[
     "backend",
     "challenge",
     "dpop_nonce",
+    "sticky",
     "ratelimit",
     "ratelimit_policy",
     "limit_remaining",
