@@ -116,14 +116,16 @@ fn every_line_that_is_changed_removed_moved_or_repeated_is_found() {
             assert!((at..=at + 2).contains(&line), "{what} of line {at}: {report:?}");
         };
         let last = lines.len();
-        for index in 0..last {
+        // A key makes no difference to where; some of the places will do.
+        let step = if settings.chain_key.is_some() { 7 } else { 1 };
+        for index in (0..last).step_by(step) {
             let at = index + 1;
             let mut spoilt = lines.clone();
             let edited = lines[index].replacen(['3', '7', 'e'], "0", 1);
             spoilt[index] = &edited;
             check("edit", at, &spoilt, &["edited", "no_record"]);
-            // The end, and the beginning, are what a chain alone cannot show: see the next test.
-            if at != 1 && at != last {
+            // The end is what a chain alone cannot show: see the next test.
+            if at != last {
                 let mut spoilt = lines.clone();
                 spoilt.remove(index);
                 check("removal", at, &spoilt, &["removed"]);
@@ -157,8 +159,12 @@ fn every_line_that_is_changed_removed_moved_or_repeated_is_found() {
         // Some bits of every line, and its newline.
         let bytes = text.as_bytes();
         let mut at = 0;
-        for line in &lines {
+        for (index, line) in lines.iter().enumerate() {
             let newline = line.len();
+            if index % step != 0 {
+                at += newline + 1;
+                continue;
+            }
             for (byte, bit) in
                 [(0, 0), (newline / 3, 1), (newline / 2, 4), (newline - 20, 2), (newline - 1, 6), (newline, 0)]
             {
@@ -409,6 +415,58 @@ fn a_new_file_is_begun_between_two_decisions() {
         paths.extend(records.iter().filter_map(|record| Some(record["path"].as_str()?.to_owned())));
     }
     assert_eq!(paths.len(), decided);
+}
+
+#[test]
+fn other_settings_for_the_same_file_are_in_force_from_a_line_on() {
+    let folder = Folder::new();
+    let path = folder.file();
+    let audit = begun(&settings(&path));
+    record(&audit, 0..3);
+    let hashed =
+        Settings { hashed: vec![Personal::User], hash_key: Some(Secret::new("h".repeat(32))), ..settings(&path) };
+    for next in [Some(&hashed), None, Some(&settings(&path))] {
+        // Where it was turned off, its file is let go of when the last line is written.
+        let change = loop {
+            match audit.prepare(next) {
+                Ok(change) => break change,
+                Err(SinkError::Locked { .. }) => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        audit.apply(change, 2).unwrap();
+        record(&audit, 3..6);
+    }
+    assert!(audit.stop(Duration::from_secs(10)));
+    assert_eq!(events(&path), ["start", "stop", "start", "reload", "stop", "start", "stop"]);
+    let users: Vec<_> = records(&path).iter().filter_map(|record| Some(record["user"].as_str()?.len())).collect();
+    assert_eq!(users, [6, 6, 6, 37, 37, 37, 6, 6, 6]);
+    let report = report(&path, &Seal::Plain);
+    assert!(report.is_whole() && report.notes.is_empty(), "{report:?}");
+}
+
+/// As a shell writes it that runs the agent twice.
+#[test]
+fn standard_output_of_two_runs_is_two_chains_and_a_file_is_not() {
+    let folder = Folder::new();
+    let path = folder.file();
+    for (to, kinds_expected) in [("stdout", vec![]), ("file", vec!["begins_anew"])] {
+        written(&settings(&path), 0..2);
+        let mut run = Vec::new();
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let content = line.split_once("\"time\"").unwrap().1.split_once(",\"prev\"").unwrap().0;
+            let content = format!("\"time\"{content}").replace("\"to\":\"file\"", &format!("\"to\":\"{to}\""));
+            run.push(content);
+        }
+        let mut out = Vec::new();
+        for _ in 0..2 {
+            let mut last = chain::Last::NONE;
+            run.iter().for_each(|content| last.append(content, &Seal::Plain, &mut out));
+        }
+        fs::write(&path, out).unwrap();
+        assert_eq!(kinds(&report(&path, &Seal::Plain)), kinds_expected.into_iter().collect());
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]

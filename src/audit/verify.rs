@@ -114,7 +114,10 @@ impl<'a> Verifier<'a> {
     /// The next line.
     pub fn take(&mut self, file: &Path, line: Line<'_>) {
         self.report.lines += 1;
-        self.place = Some((file.to_owned(), line.number));
+        match &mut self.place {
+            Some((known, number)) if known == file => *number = line.number,
+            place => *place = Some((file.to_owned(), line.number)),
+        }
         let Some(link) = Link::read(line.bytes).filter(|_| line.is_whole) else {
             self.settle_odd(false);
             self.odd = Some(Odd {
@@ -165,7 +168,13 @@ impl<'a> Verifier<'a> {
     /// next one has to follow.
     fn follow(&mut self, file: &Path, number: u64, link: &Link<'_>, event: Option<&Value>) -> bool {
         let Some(last) = self.last else {
-            if link.seq > 1 {
+            // Every file begins with an event, so that one whose beginning was cut can be told from one that followed others.
+            let begins =
+                event.is_some_and(|event| ["rotated", "start", "gap"].iter().any(|name| event["event"] == *name));
+            if link.seq > 1 && !begins {
+                let text = format!("the file begins with line {}: those before it were cut off", link.seq);
+                self.wrong(file, number, "removed", text);
+            } else if link.seq > 1 {
                 let text = format!("the trail begins with line {}; those before it are not here", link.seq);
                 self.note(file, number, "begins_later", text);
             } else if link.prev != Hash::ZERO {

@@ -135,12 +135,15 @@ impl Writer {
                     self.event(&Event::Reload, now);
                 }
             }
-            (None, Some(open)) => {
+            (None, Some(_)) => {
+                self.event(&Event::Stop { why: "reload" }, now);
                 self.config = config;
-                open.hashing = settings.hashing();
-                open.rotation = settings.rotation;
-                self.event(&Event::Reload, now);
+                if let Some(open) = &mut self.open {
+                    open.hashing = settings.hashing();
+                    open.rotation = settings.rotation;
+                }
                 self.event(&start(&settings), now);
+                self.event(&Event::Reload, now);
             }
             (None, None) => {}
         }
