@@ -1,9 +1,8 @@
 //! Messages -> Request. The only file that knows argument names.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::request::Request;
+use crate::request::{Request, host_and_port};
 use crate::spop::{Messages, TypedData};
 
 /// Reads the request out of a NOTIFY's messages.
@@ -33,7 +32,7 @@ pub fn extract<'a>(messages: &Messages<'a>) -> Result<Request<'a>, Malformed> {
         match argument {
             Argument::Method => method = Some(utf8(value).ok_or_else(wrong)?),
             Argument::Path => path = Some(bytes(value).ok_or_else(wrong)?),
-            Argument::Host => (request.host, request.port) = host(utf8(value).ok_or_else(wrong)?),
+            Argument::Host => (request.host, request.port) = host_and_port(utf8(value).ok_or_else(wrong)?),
             Argument::Query => request.query = Some(bytes(value).ok_or_else(wrong)?),
             Argument::Src => request.src = Some(address(value).ok_or_else(wrong)?),
             Argument::SrcPort => {
@@ -169,31 +168,9 @@ fn address(value: TypedData<'_>) -> Option<IpAddr> {
     }
 }
 
-/// Lower-cased, without port and trailing dot (RFC 9110, section 4.2.3: hosts compare without case); and the port.
-fn host(sent: &str) -> (Cow<'_, str>, Option<u16>) {
-    let end = if sent.starts_with('[') {
-        sent.find(']').map_or(sent.len(), |bracket| bracket + 1)
-    } else {
-        sent.find(':').unwrap_or(sent.len())
-    };
-    let (name, port) = sent.split_at_checked(end).unwrap_or((sent, ""));
-    let port = match port.strip_prefix(':') {
-        // RFC 3986, section 3.2.3: an empty one is as good as none.
-        Some("") => None,
-        None if port.is_empty() => None,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().unwrap_or(0)),
-        _ => Some(0),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        (Cow::Owned(name.to_ascii_lowercase()), port)
-    } else {
-        (Cow::Borrowed(name), port)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use bytes::BytesMut;
@@ -257,7 +234,7 @@ mod tests {
             ("[::1", "[::1", None),
             ("", "", None),
         ] {
-            assert_eq!(host(sent), (Cow::Borrowed(read), port), "{sent}");
+            assert_eq!(host_and_port(sent), (Cow::Borrowed(read), port), "{sent}");
         }
         let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
         assert_eq!(address(TypedData::Ipv6(mapped)), Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));

@@ -18,7 +18,8 @@
 //! | [`haproxy`] | HAProxy's side of a policy: both of its files |
 //! | [`audit`] | a line for each decision, chained, and who reads it |
 //! | [`config`] | YAML to the settings of all the others |
-//! | [`explain`], [`dev_idp`] | one decision with its reasons; a provider for demos and tests |
+//! | [`explain`], [`replay`] | one decision with its reasons; past requests against another policy |
+//! | [`dev_idp`] | a provider for demos and tests |
 //! | [`doctor`] | what makes an HAProxy config fail open or spoofable |
 //!
 //! What holds everywhere:
@@ -47,6 +48,7 @@ pub mod limit;
 pub mod link;
 pub mod pipeline;
 pub mod policy;
+pub mod replay;
 pub mod request;
 pub mod respond;
 pub mod secret;

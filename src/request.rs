@@ -57,3 +57,26 @@ pub struct Certificate<'a> {
     /// SHA-256 of the DER, 32 bytes (RFC 8705, `x5t#S256`).
     pub sha256: Option<&'a [u8]>,
 }
+
+/// Lower-cased, without port and trailing dot (RFC 9110, section 4.2.3: hosts compare without case); and the port.
+pub fn host_and_port(sent: &str) -> (Cow<'_, str>, Option<u16>) {
+    let end = if sent.starts_with('[') {
+        sent.find(']').map_or(sent.len(), |bracket| bracket + 1)
+    } else {
+        sent.find(':').unwrap_or(sent.len())
+    };
+    let (name, port) = sent.split_at_checked(end).unwrap_or((sent, ""));
+    let port = match port.strip_prefix(':') {
+        // RFC 3986, section 3.2.3: an empty one is as good as none.
+        Some("") => None,
+        None if port.is_empty() => None,
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().unwrap_or(0)),
+        _ => Some(0),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        (Cow::Owned(name.to_ascii_lowercase()), port)
+    } else {
+        (Cow::Borrowed(name), port)
+    }
+}

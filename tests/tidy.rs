@@ -23,6 +23,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "pipeline",
         &["clock", "decision", "extract", "identity", "limit", "policy", "request", "respond", "spop", "trace"],
     ),
+    ("replay", &["clock", "decision", "identity", "policy", "request", "trace"]),
     ("explain", &["clock", "decision", "identity", "pipeline", "respond", "secret", "spop", "trace"]),
     ("telemetry", &["decision"]),
     ("audit", &["clock", "decision", "secret", "supervise"]),

@@ -9,6 +9,7 @@ mod haproxy;
 mod inspect;
 mod key_files;
 mod reload;
+mod replay;
 mod revoke;
 
 use std::error::Error;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
             None => runtime()?.block_on(inspect::explain(flags)),
         },
         Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
+        Command::Replay(flags) => replay::run(&flags),
         Command::Grant(flags) => runtime()?.block_on(grant::grant(flags)),
         Command::Grants(flags) => runtime()?.block_on(grant::grants(flags)),
         Command::Haproxy(flags) => haproxy::write(&flags),

@@ -40,6 +40,9 @@ pub enum Command {
     /// Run the policy tests written in the config's `tests:`
     #[command(after_help = TEST)]
     Test(TestArgs),
+    /// Show which past requests another config would decide differently, before it is in force
+    #[command(after_help = REPLAY)]
+    Replay(ReplayArgs),
     /// Put somebody into a group for a time, in every agent within a second
     #[command(after_help = GRANT)]
     Grant(GrantArgs),
@@ -182,6 +185,26 @@ pub struct TestArgs {
     /// Which config.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+/// `tollgate replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// A log: the audit trail, the agent's JSON log, or HAProxy's by the shipped files; `-` is standard input
+    #[arg(long = "log", required = true, num_args = 1.., value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub logs: Vec<PathBuf>,
+    /// The config to decide with
+    #[arg(long, value_name = "CONFIG", value_hint = ValueHint::FilePath)]
+    pub with: PathBuf,
+    /// How many groups of differences are shown, of each kind the largest
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub top: usize,
+    /// Print JSON, with all groups
+    #[arg(long)]
+    pub json: bool,
+    /// Exit 3 where anything would be decided differently
+    #[arg(long)]
+    pub expect_same: bool,
 }
 
 /// `tollgate grant`.
@@ -629,6 +652,14 @@ with, in tollgate.yaml:
     - { as: anonymous, request: GET https://api.acme.example/admin/x, expect: 401 }
 
 Exit code 3 where a decision is not the one written there";
+
+const REPLAY: &str = "\
+Examples:
+  tollgate replay --log /var/log/tollgate/audit.jsonl --with new.yaml
+  tollgate replay --log haproxy.log haproxy.log.1 --with new.yaml --expect-same --json
+
+Limits are left out. What a log does not hold (claims; in HAProxy's log also scopes and the kind of credential) is not guessed
+at: requests that depend on it are counted by themselves";
 
 const GRANT: &str = "\
 Examples:

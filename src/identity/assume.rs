@@ -25,6 +25,48 @@ pub struct Assumed {
     pub claims: Vec<(String, Value)>,
 }
 
+/// Who somebody was, as a log says.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// What they showed.
+    pub credential: CredentialKind,
+    /// The config's name of the issuer.
+    pub issuer: Arc<str>,
+    /// The user.
+    pub user: String,
+    /// `sub`.
+    pub subject: String,
+    /// The client.
+    pub client_id: String,
+    /// Policy groups by their names; those that the config does not have are left out.
+    pub groups: Vec<String>,
+    /// Whether that is all of them.
+    pub groups_known: bool,
+    /// Scopes.
+    pub scopes: Vec<String>,
+}
+
+impl Recorded {
+    /// The identity that they had, but for the claims, which no log holds. No request is ever decided on one.
+    pub fn identity(self, groups: &Groups) -> Arc<Identity> {
+        let mut set = GroupSet::default();
+        self.groups.iter().filter_map(|name| groups.id(name)).for_each(|id| set.insert(id));
+        Arc::new(Identity {
+            credential: self.credential,
+            issuer: self.issuer.to_string(),
+            issuer_name: self.issuer,
+            user: self.user,
+            subject: self.subject,
+            client_id: self.client_id,
+            groups_joined: groups.join(&set),
+            groups: set,
+            groups_known: self.groups_known,
+            scopes: self.scopes,
+            ..Identity::anonymous()
+        })
+    }
+}
+
 /// The identity that a token of `issuer` with these claims would bring.
 pub(super) fn assume(
     assumed: &Assumed,

@@ -64,7 +64,7 @@ mod x509;
 use std::sync::Arc;
 
 pub use api_keys::{KeyFileStatus, PrefixTaken};
-pub use assume::Assumed;
+pub use assume::{Assumed, Recorded};
 pub use credential::{Accepted, CredentialKind, presented, token_id};
 pub use groups::{GroupId, GroupSet, Groups};
 pub use identities::{Identified, Identities, SetupError};

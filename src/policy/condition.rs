@@ -15,7 +15,7 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 
-use super::requirement::Case;
+use super::requirement::{Case, Known};
 use crate::identity::{Groups, Identity};
 
 /// A compiled expression.
@@ -36,6 +36,8 @@ pub enum Held {
     No,
     /// It looks at groups, and not all the caller's are known.
     GroupsUnknown,
+    /// It looks at what is not known of the case.
+    Unrecorded,
     /// Neither: something is not there, or of another type. The text names no value.
     Failed(String),
 }
@@ -157,6 +159,9 @@ impl Condition {
 
     /// Evaluates it.
     pub fn holds(&self, case: Case<'_>) -> Held {
+        if case.known != Known::ALL && self.reads.names.iter().any(|name| !is_known(name, case.known)) {
+            return Held::Unrecorded;
+        }
         if self.names_groups() && !case.identity.groups_known {
             return Held::GroupsUnknown;
         }
@@ -185,7 +190,7 @@ impl Condition {
     }
 
     fn value(&self, name: &str, case: Case<'_>) -> Result<cel::Value, String> {
-        let Case { request, path, identity, now } = case;
+        let Case { request, path, identity, now, .. } = case;
         Ok(match name {
             "user" => identity.user.as_str().into(),
             "subject" => identity.subject.as_str().into(),
@@ -239,7 +244,7 @@ impl Condition {
         let request = crate::request::Request { method: "GET", path: b"/", ..Default::default() };
         let identity = Identity::anonymous();
         let now = crate::clock::Clock::by_hand(0).now();
-        match self.evaluate(Case { request: &request, path: b"/", identity: &identity, now }) {
+        match self.evaluate(Case { request: &request, path: b"/", identity: &identity, now, known: Known::ALL }) {
             Ok(cel::Value::Bool(_)) => Ok(()),
             Ok(other) => {
                 let what = format!("this is {} {}, neither true nor false", article(other.type_of()), other.type_of());
@@ -269,6 +274,17 @@ impl Eq for Condition {}
 impl Unusable {
     fn new(what: String, expected: &'static str) -> Unusable {
         Unusable { what, expected, unknown: None }
+    }
+}
+
+fn is_known(name: &str, known: Known) -> bool {
+    match name {
+        "src" => known.src,
+        "user" | "subject" | "issuer" | "client_id" => known.user,
+        "credential" => known.credential,
+        "scopes" => known.scopes,
+        "claims" | "email" | "name" => known.claims,
+        _ => true,
     }
 }
 
@@ -541,7 +557,8 @@ mod tests {
             ..Request::default()
         };
         let now = Clock::by_hand(1_800_000_000).now();
-        Condition::new(source).unwrap().holds(Case { request: &request, path: request.path, identity: &identity, now })
+        let case = Case { request: &request, path: request.path, identity: &identity, now, known: Known::ALL };
+        Condition::new(source).unwrap().holds(case)
     }
 
     #[test]
@@ -632,7 +649,8 @@ mod tests {
         let mut identity = Identity::anonymous();
         identity.groups_known = false;
         let request = Request::default();
-        let case = Case { request: &request, path: b"/", identity: &identity, now: Clock::by_hand(0).now() };
+        let now = Clock::by_hand(0).now();
+        let case = Case { request: &request, path: b"/", identity: &identity, now, known: Known::ALL };
         let held = |source: &str| Condition::new(source).unwrap().holds(case);
         assert_eq!(held("!('ops' in groups)"), Held::GroupsUnknown);
         assert_eq!(held("true || 'ops' in groups"), Held::GroupsUnknown);

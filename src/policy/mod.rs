@@ -27,7 +27,7 @@ use crate::trace::{Outcome, Trace};
 use condition::Held;
 use index::Index;
 use path::Ambiguity;
-use requirement::{Case, Fit, Unknown, Unmet};
+use requirement::{Case, Fit, Known, Unknown, Unmet};
 use rule::{Allow, GroupsUnknown, Mismatch, Rule, Unavailable};
 use sign_in::SignIn;
 
@@ -117,6 +117,17 @@ pub struct Denial {
     pub location: Option<String>,
     /// What shadow rules would have said.
     pub shadows: Shadows,
+}
+
+/// What would become of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlook<'a> {
+    /// It passes, with this routing hint.
+    Passes(Option<&'a Arc<str>>),
+    /// It does not.
+    Refused(Refusal),
+    /// It depends on what is not known.
+    Unknown,
 }
 
 /// Why the policy refuses.
@@ -267,7 +278,7 @@ impl Matched<'_> {
         now: Now,
         trace: &mut Trace,
     ) -> Result<Permit, Denial> {
-        let case = Case { request, path: &self.path, identity, now };
+        let case = Case { request, path: &self.path, identity, now, known: Known::ALL };
         let shadows = self.shadowed(case, trace);
         let Some(rule) = self.rule else {
             trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
@@ -307,6 +318,22 @@ impl Matched<'_> {
         Ok(Permit { rule: Arc::clone(&rule.name), charges, backend, sticky, shadows })
     }
 
+    /// What would become of a request of which only `known` is known, limits aside. Proves nothing.
+    pub fn outlook(&self, request: &Request<'_>, identity: &Identity, now: Now, known: Known) -> Outlook<'_> {
+        let Some(rule) = self.rule else { return Outlook::Refused(Refusal::NoRule) };
+        let case = Case { request, path: &self.path, identity, now, known };
+        if let Allow::Require(requirement) = &rule.allow
+            && (requirement.anyone || !identity.is_anonymous())
+            && requirement.fit(case) == Fit::Unknown(Unknown::Unrecorded)
+        {
+            return Outlook::Unknown;
+        }
+        match refusal(rule, case) {
+            Some(refusal) => Outlook::Refused(refusal),
+            None => Outlook::Passes(rule.backend.as_ref().and_then(|backend| backend.choose(identity))),
+        }
+    }
+
     fn shadowed(&self, case: Case<'_>, trace: &mut Trace) -> Shadows {
         if self.shadows.is_empty() {
             return None;
@@ -342,6 +369,8 @@ fn refusal(rule: &Rule, case: Case<'_>) -> Option<Refusal> {
             });
         }
         // Of what somebody has to whom nothing belongs, a credential could be the way.
+        // Nothing is decided on less.
+        Fit::Unknown(Unknown::Unrecorded) => return Some(Refusal::ConditionFailed("not all of it is known".into())),
         Fit::Unknown(Unknown::Condition(when)) if identity.is_anonymous() && when.needs_identity() => {
             return Some(Refusal::CredentialMissing);
         }

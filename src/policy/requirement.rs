@@ -61,6 +61,28 @@ pub struct Case<'a> {
     pub identity: &'a Identity,
     /// When.
     pub now: Now,
+    /// How much of all that is known.
+    pub known: Known,
+}
+
+/// What is known of a [`Case`]: all of it where a request is decided, less where a log says what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The client's address.
+    pub src: bool,
+    /// Who the caller is: user, subject and client.
+    pub user: bool,
+    /// What kind of credential there was.
+    pub credential: bool,
+    /// The scopes.
+    pub scopes: bool,
+    /// The claims.
+    pub claims: bool,
+}
+
+impl Known {
+    /// Everything.
+    pub const ALL: Known = Known { src: true, user: true, credential: true, scopes: true, claims: true };
 }
 
 /// What a claim must be.
@@ -101,6 +123,8 @@ pub enum Unknown<'a> {
     Groups,
     /// This expression is neither true nor false.
     Condition(&'a Condition),
+    /// It depends on what is not in [`Known`].
+    Unrecorded,
 }
 
 /// Which part is not met.
@@ -130,33 +154,36 @@ const LOGIN_AHEAD_MAX_S: i64 = 60;
 impl Requirement {
     /// Whether `case` meets it.
     pub fn fit(&self, case: Case<'_>) -> Fit<'_> {
-        let Case { request, identity, now, .. } = case;
+        let Case { request, identity, now, known, .. } = case;
+        let mut fit = Fit::Met;
         // What no credential of the caller's could change is told first; groups come last, since of them alone it can be
         // unknown whether they are met, and what is surely unmet is told before.
-        let here = self.src.is_empty() || request.src.is_some_and(|src| self.src.iter().any(|net| net.contains(&src)));
-        if !here {
-            return Fit::Unmet(Unmet::Source);
+        let here = || request.src.is_some_and(|src| self.src.iter().any(|net| net.contains(&src)));
+        if !self.src.is_empty() {
+            fit = fit.and(Fit::of(known.src, here(), Unmet::Source));
         }
-        if !self.time.is_empty() && !self.time.iter().any(|hours| hours.contain(now)) {
-            return Fit::Unmet(Unmet::Time);
+        if !self.time.is_empty() {
+            fit = fit.and(Fit::of(true, self.time.iter().any(|hours| hours.contain(now)), Unmet::Time));
         }
-        if !self.credential.is_empty() && !self.credential.contains(&identity.credential) {
-            return Fit::Unmet(Unmet::Credential);
+        if !self.credential.is_empty() {
+            let shown = self.credential.contains(&identity.credential);
+            fit = fit.and(Fit::of(known.credential, shown, Unmet::Credential));
         }
-        let groups = self.groups_fit(identity);
-        if let Fit::Unmet(_) = groups {
-            return groups;
+        fit = fit.and(self.groups_fit(identity));
+        if !self.scopes.is_empty() {
+            let has = self.scopes.iter().any(|scope| identity.scopes.contains(scope));
+            fit = fit.and(Fit::of(known.scopes, has, Unmet::Scope(&self.scopes)));
         }
-        if !self.scopes.is_empty() && !self.scopes.iter().any(|scope| identity.scopes.contains(scope)) {
-            return Fit::Unmet(Unmet::Scope(&self.scopes));
+        if !self.claims.is_empty() {
+            let met = self.claims.iter().all(|(path, wanted)| wanted.is_met(path.find(&identity.claims)));
+            fit = fit.and(Fit::of(known.claims, met, Unmet::Claim));
         }
-        if !self.claims.iter().all(|(path, wanted)| wanted.is_met(path.find(&identity.claims))) {
-            return Fit::Unmet(Unmet::Claim);
+        if !self.strength.is_none() {
+            fit = fit.and(Fit::of(known.claims, self.strength.is_met(identity, now), Unmet::Strength(&self.strength)));
         }
-        if !self.strength.is_met(identity, now) {
-            return Fit::Unmet(Unmet::Strength(&self.strength));
+        if let Fit::Unmet(_) = fit {
+            return fit;
         }
-        let mut fit = groups;
         for part in &self.all {
             fit = fit.and(part.fit(case));
         }
@@ -176,6 +203,7 @@ impl Requirement {
                 Held::Yes => Fit::Met,
                 Held::No => Fit::Unmet(Unmet::Condition),
                 Held::GroupsUnknown => Fit::Unknown(Unknown::Groups),
+                Held::Unrecorded => Fit::Unknown(Unknown::Unrecorded),
                 Held::Failed(_) => Fit::Unknown(Unknown::Condition(when)),
             });
         }
@@ -216,6 +244,14 @@ impl Requirement {
 }
 
 impl<'a> Fit<'a> {
+    fn of(known: bool, met: bool, unmet: Unmet<'a>) -> Fit<'a> {
+        match (known, met) {
+            (false, _) => Fit::Unknown(Unknown::Unrecorded),
+            (true, true) => Fit::Met,
+            (true, false) => Fit::Unmet(unmet),
+        }
+    }
+
     /// Both. What is surely unmet decides, the first of them.
     fn and(self, other: Fit<'a>) -> Fit<'a> {
         match (self, other) {
@@ -333,7 +369,7 @@ mod tests {
         fn fit<'a>(&self, requirement: &'a Requirement) -> Fit<'a> {
             let request = Request { src: Some([192, 0, 2, 7].into()), ..Request::default() };
             let now = Clock::by_hand(NOW_S.unsigned_abs()).now();
-            requirement.fit(Case { request: &request, path: b"/", identity: &self.identity, now })
+            requirement.fit(Case { request: &request, path: b"/", identity: &self.identity, now, known: Known::ALL })
         }
     }
 
