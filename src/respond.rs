@@ -223,6 +223,16 @@ fn challenge(decision: &Decision, out: &mut String) {
     let about: Option<(&str, &str)> = match reason {
         // Section 3.1: no error code where no credential of that scheme was presented.
         Reason::Refused(Refusal::CredentialMissing) | Reason::Rejected(Rejection::CredentialUnsupported) => None,
+        // What was wrong was no token.
+        Reason::Rejected(
+            Rejection::ApiKeyUnknown
+            | Rejection::ApiKeyExpired
+            | Rejection::PasswordRefused
+            | Rejection::CertificateUnverified
+            | Rejection::CertificateMalformed
+            | Rejection::CertificateExpired
+            | Rejection::CertificateUnmapped,
+        ) if reason.verdict() == Verdict::Challenge => None,
         Reason::Rejected(rejection) if reason.verdict() == Verdict::Challenge => {
             let error = match rejection {
                 Rejection::CredentialMalformed => "invalid_request",

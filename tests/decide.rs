@@ -138,7 +138,7 @@ fn rules_decide_by_host_path_and_method_and_then_by_who_asks() {
     let none = None;
     let carol = Some(json!({ "preferred_username": "carol" }));
     let ops = Some(json!({ "groups": ["platform-ops"] }));
-    let both = Some(json!({ "groups": "platform-ops auditors" }));
+    let both = Some(json!({ "groups": ["platform-ops", "auditors"] }));
     let scoped = Some(json!({ "scope": "orders:read profile" }));
     let german = Some(json!({ "realm": { "country": "DE" }, "amr": ["pwd", "mfa"] }));
     let overage = Some(json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} }));

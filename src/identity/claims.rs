@@ -39,7 +39,10 @@ pub(crate) fn check(
     };
 
     let email = verified_email(&claims, issuer, trace)?;
-    if issuer.claims.user == issuer.claims.email && email.is_empty() && issuer.claims.email.find(&claims).is_some() {
+    if issuer.claims.user == issuer.claims.email
+        && issuer.claims.email.find(&claims).is_some()
+        && claims.get("email_verified") != Some(&Value::Bool(true))
+    {
         // Whoever can write any address into an account would choose whom to be.
         return fail(trace, Rejection::ClaimMismatch, || format!("{} is not verified", issuer.claims.email));
     }
@@ -213,7 +216,8 @@ fn check_required(claims: &Map<String, Value>, issuer: &IssuerSettings, trace: &
 }
 
 /// The address, unless `email_verified` (OpenID Connect Core 1.0, section 5.1) is there and anything but `true`: some
-/// issuers write the string `"true"`, and a string is not worth guessing about.
+/// issuers write the string `"true"`, and a string is not worth guessing about. Others never write it; their addresses are
+/// handed on, and make no user.
 fn verified_email(
     claims: &Map<String, Value>,
     issuer: &IssuerSettings,
@@ -518,7 +522,7 @@ mod tests {
     fn an_address_counts_only_when_verified_and_never_makes_a_user_otherwise() {
         let (generic, google) = (issuer("generic"), issuer("google"));
         for (changes, email, user) in [
-            (json!({"email": "a@acme.example"}), "a@acme.example", Ok("a@acme.example")),
+            (json!({"email": "a@acme.example"}), "a@acme.example", Err(Rejection::ClaimMismatch)),
             (json!({"email": "a@acme.example", "email_verified": true}), "a@acme.example", Ok("a@acme.example")),
             (json!({"email": "a@acme.example", "email_verified": false}), "", Err(Rejection::ClaimMismatch)),
             (json!({"email": "a@acme.example", "email_verified": "true"}), "", Err(Rejection::ClaimMismatch)),

@@ -95,6 +95,8 @@ mod tests {
         for (header, expected) in [
             (r#"{"alg":"RS256"}"#, Ok((Algorithm::RS256, None))),
             (r#"{"alg":"EdDSA","kid":"","x":[1]}"#, Ok((Algorithm::EdDSA, Some("")))),
+            (r#"{"alg":"Ed25519"}"#, Ok((Algorithm::EdDSA, None))),
+            (r#"{"alg":"Ed448"}"#, Err(AlgorithmNotAllowed)),
             (r#"{"alg":"ES512","kid":"1="}"#, Ok((Algorithm::ES512, Some("1=")))),
             (r#"{"alg":"RS256","jku":"https://evil.example","jwk":{},"x5c":1}"#, Ok((Algorithm::RS256, None))),
             (r#"{}"#, Err(TokenMalformed)),

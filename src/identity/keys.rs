@@ -543,6 +543,11 @@ mod tests {
             (p521.clone(), ok(&[Algorithm::ES512])),
             (with(&p521, json!({"alg": "ES512"})), ok(&[Algorithm::ES512])),
             (ed.clone(), ok(&[Algorithm::EdDSA])),
+            (with(&ed, json!({"alg": "EdDSA"})), ok(&[Algorithm::EdDSA])),
+            // RFC 9864.
+            (with(&ed, json!({"alg": "Ed25519"})), ok(&[Algorithm::EdDSA])),
+            (with(&ed, json!({"alg": "Ed448"})), Err(SkipReason::Algorithm)),
+            (with(&p256, json!({"alg": "Ed25519"})), Err(SkipReason::Algorithm)),
             (json!("x"), Err(SkipReason::NotAnObject)),
             (json!({}), Err(SkipReason::KeyType)),
             (json!({"kty": "AKP"}), Err(SkipReason::KeyType)),

@@ -154,8 +154,10 @@ pub struct IssuerSettings {
 }
 
 impl IssuerSettings {
-    /// Whether the keys of both are the same: fetched from the same place, in the same way, under the same name. What
-    /// else a reload changes, a leeway say, must not cost an issuer its keys while its provider is down.
+    /// Whether the keys of this issuer are good for `other`: fetched from the same place, in the same way, under the same
+    /// name, and none left out that `other` has an algorithm for. What else a reload changes, a leeway say, must not cost
+    /// an issuer its keys while its provider is down. An algorithm that it takes away need not either: that is held
+    /// against each token too.
     pub(crate) fn has_keys_as(&self, other: &IssuerSettings) -> bool {
         self.name == other.name
             && self.issuer == other.issuer
@@ -163,7 +165,9 @@ impl IssuerSettings {
             && self.key_hosts == other.key_hosts
             && self.key_age_max == other.key_age_max
             && self.outbound == other.outbound
-            && self.algorithms == other.algorithms
+            && (self.algorithms == other.algorithms
+                || matches!(self.keys, KeyOrigin::Discovery { .. })
+                    && other.algorithms.iter().all(|algorithm| self.algorithms.contains(algorithm)))
     }
 }
 
@@ -349,8 +353,12 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of exactly that name; case counts (RFC 7515, section 4.1.1).
+    /// The algorithm of exactly that name; case counts (RFC 7515, section 4.1.1). `Ed25519` is what RFC 9864, section 2.2,
+    /// calls the one kind of `EdDSA` that there are keys of here.
     pub fn parse(name: &str) -> Option<Algorithm> {
+        if name == "Ed25519" {
+            return Some(Algorithm::EdDSA);
+        }
         Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use tokio_util::sync::CancellationToken;
 
+use super::super::api_keys::FileStamp;
 use super::super::outbound::chain;
 use super::memberships::{DirectoryStatus, Ignorance, Look, Membership};
 use super::{Absent, DirectorySettings};
@@ -102,12 +102,10 @@ impl<'de> Visitor<'de> for OfPeople {
     }
 }
 
-/// What tells that a file has changed: when, how long, and which.
-type Stamp = (i64, i64, u64, u64, u64);
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.dev(), meta.ino()))
+/// What tells that a file has changed. Its own time of change is part of it, which nobody can set: `touch -r`, `rsync -t`
+/// and the like put the time of writing back.
+fn stamp(path: &Path) -> Option<FileStamp> {
+    Some(FileStamp::of(&std::fs::metadata(path).ok()?))
 }
 
 /// The file over time.
@@ -134,7 +132,7 @@ struct Present {
 #[derive(Default)]
 struct Desk {
     running: bool,
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     read_at: Option<Instant>,
     reads: u64,
     failures: u64,

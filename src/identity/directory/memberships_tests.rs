@@ -608,6 +608,27 @@ async fn a_file_is_read_again_when_it_changes_and_a_broken_one_changes_nothing()
     }
 }
 
+#[tokio::test]
+async fn a_file_that_is_as_long_and_says_that_it_is_as_old_is_read_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("groups.yaml");
+    std::fs::write(&path, "alice: [ops]\n").unwrap();
+    let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let settings = settings(DirectoryKind::File(path.clone()));
+    let memberships = Memberships::with_pace(&settings, QUICK);
+    let clock = Clock::by_hand(NOW_S);
+    memberships.spawn(clock.clone(), CancellationToken::new());
+    let alice = known(memberships.look("alice", clock.now())).unwrap();
+    // Until the kernel's clock for files has moved on.
+    until(|| {
+        std::fs::write(&path, "alice: [eng]\n").unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        !alice.is_live()
+    })
+    .await;
+    assert_eq!(names(&known(memberships.look("alice", clock.now())).unwrap()), "eng");
+}
+
 #[test]
 fn a_file_that_was_never_read_leaves_everybody_unknown() {
     let folder = tempfile::tempdir().unwrap();

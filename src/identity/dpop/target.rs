@@ -47,7 +47,8 @@ fn write(is_https: bool, host: &str, port: Option<u16>, path: &[u8]) -> Option<S
     let host = host.strip_suffix('.').unwrap_or(host);
     // A user before the host, or anything else that has no place in one; brackets and colons are IPv6's.
     let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=[]:".contains(&byte);
-    if host.is_empty() || !host.bytes().all(is_host) || path.first() != Some(&b'/') {
+    // With one dot less the name of a host ends, or it is none.
+    if host.is_empty() || host.ends_with('.') || !host.bytes().all(is_host) || path.first() != Some(&b'/') {
         return None;
     }
     let (scheme, default) = if is_https { ("https", 443) } else { ("http", 80) };
@@ -118,6 +119,7 @@ mod tests {
             ("http://a.example:80/x", Some("http://a.example/x")),
             ("https://a.example:8443/x", Some("https://a.example:8443/x")),
             ("https://a.example./x", Some("https://a.example/x")),
+            ("https://a.example../x", None),
             ("https://a.example", Some("https://a.example/")),
             ("https://a.example?q", Some("https://a.example/")),
             ("https://a.example/x?q=/../y#f", Some("https://a.example/x")),

@@ -287,7 +287,10 @@ impl Follower {
             return;
         }
         self.tidied_at = Some(now.instant());
-        let ended = self.list.book.lock().forget_ended(now.unix_s());
+        // By Redis's clock, which they were made by: an agent whose own is hours ahead would take from all others what
+        // still holds.
+        let Ok(now_s) = self.store.now_s().await else { return };
+        let ended = self.list.book.lock().forget_ended(now_s);
         if !ended.is_empty() {
             self.put_in_force().await;
             // Another agent may do the same, or the next round; nothing depends on it.

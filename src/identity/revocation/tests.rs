@@ -280,6 +280,27 @@ async fn what_has_ended_goes_from_redis_too() {
     assert!(agent.refuses(&subject("alice")));
 }
 
+/// An agent whose clock is hours ahead tidies by Redis's.
+#[tokio::test]
+async fn what_still_holds_stays_in_redis_whatever_time_an_agent_has() {
+    let redis = Redis::start(false);
+    let store = Store::new(&redis.settings().redis).unwrap();
+    let now_s = store.now_s().await.unwrap();
+    let record = |until_s| Record::Revoked(Revocation { what: subject("alice"), at_s: now_s - 9000, until_s });
+    store.put(&[(Id(1), record(now_s - 7200)), (Id(2), record(now_s + 600))]).await.unwrap();
+    let ahead = Clock::by_hand((now_s + 10_000).try_into().unwrap());
+    let revocations = Revocations::with_pace(&redis.settings(), None, None, Pace::PRODUCTION).unwrap();
+    revocations.spawn(&ahead, &CancellationToken::new());
+    let ended = async || store.record(Id(1)).await.unwrap().is_none();
+    let gone = async {
+        while !ended().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("what has ended is gone");
+    assert!(store.record(Id(2)).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_list_of_everybody_is_refused() {
     let redis = Redis::start(false);

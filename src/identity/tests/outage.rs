@@ -406,11 +406,18 @@ async fn garbage_is_told_by_its_reason() {
 async fn a_reload_while_the_provider_is_down_keeps_the_keys() {
     let provider = Provider::start(keys(&[P256_A.jwk("a")])).await;
     let stage = Stage::start(provider.settings(), QUICK).await;
+    let mut narrow = provider.settings();
+    narrow.algorithms = vec![Algorithm::ES256];
+    let narrow = Stage::start(narrow, QUICK).await;
     provider.now_answers(down());
     let token = lasting(&provider, &P256_A, "a");
-    for (what, change, expected) in [
-        ("a leeway", (|issuer| issuer.leeway = Duration::from_secs(300)) as fn(&mut IssuerSettings), alice()),
-        ("what algorithms may sign", |issuer| issuer.algorithms = vec![Algorithm::ES256], Err(Rejection::NoKeys)),
+    let not_allowed = Err(Rejection::AlgorithmNotAllowed);
+    for (what, stage, change, expected) in [
+        ("a leeway", &stage, (|issuer| issuer.leeway = Duration::from_secs(300)) as fn(&mut IssuerSettings), alice()),
+        ("fewer algorithms", &stage, |issuer| issuer.algorithms = vec![Algorithm::ES256], alice()),
+        ("another algorithm", &stage, |issuer| issuer.algorithms = vec![Algorithm::RS256], not_allowed),
+        // Keys were left out that count now.
+        ("more algorithms", &narrow, |_| {}, Err(Rejection::NoKeys)),
     ] {
         let mut issuer = provider.settings();
         change(&mut issuer);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::super::settings::{Algorithm, CacheSettings, IssuerSettings, KeyOrigin, Settings};
 use super::super::testing::{
-    ED25519_A, ISSUER, NOW_S, P256_A, P256_B, P384_A, P521_A, RSA_A, good_claims, jwks, pinned, with,
+    ED25519_A, ISSUER, NOW_S, P256_A, P256_B, P384_A, P521_A, RSA_A, TestKey, good_claims, jwks, pinned, with,
 };
 use super::super::{
     Accepted, Answers, CredentialKind, Groups, Identified, Identities, Identity, Rejection, SetupError,
@@ -69,6 +69,26 @@ fn every_algorithm_verifies_with_its_own_key() {
             assert_eq!(identity.expires_at_s, NOW_S as i64 + 300);
         }
     }
+}
+
+/// RFC 9864 has a name of its own for the one curve of EdDSA that is in use.
+#[test]
+fn ed25519_is_eddsa_by_another_name() {
+    let key = with(&ED25519_A.jwk("o"), json!({"alg": "Ed25519"}));
+    let mut issuer = pinned("acme", ISSUER, &[key, P256_A.jwk("e")]);
+    let token = |key: &TestKey, kid: &str, signs: Algorithm| {
+        key.sign_text(json!({"alg": "Ed25519", "kid": kid}).to_string(), good_claims().to_string(), signs)
+    };
+    let both = identities(vec![issuer.clone()]);
+    assert!(of(&both, &token(&ED25519_A, "o", Algorithm::EdDSA), now()).is_ok());
+    assert!(of(&both, &ED25519_A.sign(Algorithm::EdDSA, "o", &good_claims()), now()).is_ok());
+    assert!(of(&both, &token(&P256_A, "e", Algorithm::ES256), now()).is_err());
+    issuer.algorithms = vec![Algorithm::ES256];
+    let without = identities(vec![issuer]);
+    assert_eq!(
+        of(&without, &token(&ED25519_A, "o", Algorithm::EdDSA), now()).err(),
+        Some(Rejection::AlgorithmNotAllowed)
+    );
 }
 
 #[test]
