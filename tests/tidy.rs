@@ -26,7 +26,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("replay", &["clock", "decision", "identity", "policy", "request", "trace"]),
     ("explain", &["clock", "decision", "identity", "pipeline", "respond", "secret", "spop", "trace"]),
     ("telemetry", &["decision"]),
-    ("audit", &["clock", "decision", "secret", "supervise"]),
+    ("audit", &["clock", "decision", "identity", "secret", "supervise"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
     ("haproxy", &["policy", "server"]),
     ("server", &["audit", "clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),

@@ -31,6 +31,7 @@ pub use sink::SinkError;
 
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Summary, Verdict};
+use crate::identity::grants::GrantChange;
 use crate::secret::Secret;
 use crate::supervise;
 use record::{Entry, Event, Hashing};
@@ -282,6 +283,13 @@ impl Audit {
             let first = problem.lines().next().unwrap_or_default();
             let problem = Summary::printable(first.as_bytes());
             self.send(Message::Event(Event::ReloadRefused { problem }, self.0.clock.now()));
+        }
+    }
+
+    /// Something has become of a grant.
+    pub fn grant(&self, change: GrantChange) {
+        if self.0.on.load(Ordering::Relaxed) {
+            self.send(Message::Event(Event::Grant(Box::new(change)), self.0.clock.now()));
         }
     }
 

@@ -13,6 +13,7 @@ use x509_cert::der::DateTime;
 use super::chain::Hash;
 use crate::clock::Now;
 use crate::decision::{Decision, Reason};
+use crate::identity::grants::GrantChange;
 
 /// One decision, as it was made.
 pub(super) struct Entry {
@@ -38,6 +39,8 @@ pub(super) enum Event {
     SampledOut { count: u64 },
     /// A new file; `removed` are those beyond `keep`.
     Rotated { from: Option<String>, removed: Vec<String> },
+    /// Something has become of a group that is granted for a time.
+    Grant(Box<GrantChange>),
     /// The line before is not what it should be.
     Gap { what: Gap },
 }
@@ -140,6 +143,9 @@ impl Members {
             let names = identity.groups_joined.split(',').map(|name| percent_decode_str(name).decode_utf8_lossy());
             self.texts("groups", names);
         }
+        if !identity.granted.is_empty() {
+            self.texts("granted", &identity.granted);
+        }
         self.flag("groups_unknown", !identity.groups_known);
         if !identity.scopes.is_empty() {
             self.texts("scopes", &identity.scopes);
@@ -190,7 +196,7 @@ impl Members {
     }
 
     /// An event of the trail.
-    pub(super) fn event(&mut self, event: &Event) {
+    pub(super) fn event(&mut self, event: &Event, hashing: &Hashing) {
         match event {
             Event::Start { to, chain, sampled_ppm, hashed } => {
                 self.text("event", "start");
@@ -229,6 +235,18 @@ impl Members {
                 if !removed.is_empty() {
                     self.texts("removed", removed);
                 }
+            }
+            Event::Grant(change) => {
+                let GrantChange { id, grant, became } = &**change;
+                self.text("event", became.name());
+                self.text("grant", &id.to_string());
+                self.text("issuer", &grant.issuer);
+                self.personal("user", &grant.user, Personal::User, hashing);
+                self.text("group", &grant.group);
+                let until_us = u64::try_from(grant.until_s).unwrap_or(0).saturating_mul(1_000_000);
+                self.text("until", &show_time(until_us));
+                self.text("reason", &grant.reason);
+                self.text("by", &grant.by);
             }
             Event::Gap { what } => {
                 self.text("event", "gap");

@@ -112,7 +112,7 @@ impl Writer {
     fn event(&mut self, event: &Event, now: Now) {
         if let Some(open) = &mut self.open {
             let mut members = Members::begin(now.unix_us(), self.queue.agent, self.config);
-            members.event(event);
+            members.event(event, &open.hashing);
             open.append(&members, now);
         }
     }

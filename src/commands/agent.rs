@@ -113,6 +113,10 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     let watch = move || key_files::watch(Arc::clone(&watched), watch_clock.clone(), watched_until.clone());
     let watching = tokio::spawn(supervise::run("API keys", watch));
 
+    let (granted, grant_audit, granted_until) = (Arc::clone(&live), audit.clone(), end.clone());
+    let tell = move || tell_grants(Arc::clone(&granted), grant_audit.clone(), granted_until.clone());
+    let telling = tokio::spawn(supervise::run("grants", tell));
+
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "tollgate serves");
     server::serve(listeners, spop, Arc::clone(&live) as _, clock, telemetry, audit.clone(), stop).await;
     tracing::info!("drained");
@@ -120,6 +124,7 @@ pub(super) async fn run(flags: RunArgs) -> Result<ExitCode, Failure> {
     let _ = reloading.await;
     let _ = probing.await;
     let _ = watching.await;
+    let _ = telling.await;
     // Behind the last decision and the last reload. A blocked pipe does not keep the agent.
     let written = tokio::task::spawn_blocking(move || audit.stop(AUDIT_WAIT)).await;
     if !written.unwrap_or(false) {
@@ -212,6 +217,22 @@ const AUDIT_WAIT: Duration = Duration::from_secs(3);
 
 /// A Redis that answers at all does so in milliseconds; without it the agent is of use all the same.
 const REVOCATIONS_WAIT: Duration = Duration::from_secs(1);
+
+/// Writes what has become of grants into the audit trail.
+async fn tell_grants(live: Arc<Live>, audit: Audit, end: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let is_last = tokio::select! {
+            () = end.cancelled() => true,
+            _ = ticks.tick() => false,
+        };
+        live.pipeline().identities.take_grant_changes().into_iter().for_each(|change| audit.grant(change));
+        if is_last {
+            return;
+        }
+    }
+}
 
 /// Asks Redis how it is each second, so that readiness comes back without traffic.
 async fn probe(live: Arc<Live>, end: CancellationToken) {

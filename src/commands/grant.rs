@@ -88,7 +88,11 @@ fn shown(id: GrantId, grant: &Grant) -> Value {
 async fn revoke(ledger: &Ledger, id: GrantId) -> Result<ExitCode, Failure> {
     let mut out = std::io::stdout().lock();
     match ledger.revoke(id).await.map_err(failed)? {
-        Some(Grant { issuer, user, group, .. }) => {
+        Some(None) => {
+            writeln!(out, "removed {id}, which agents with this config did not take").map_err(failed)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Some(Grant { issuer, user, group, .. })) => {
             writeln!(
                 out,
                 "revoked {id}: {user:?} of {issuer} is in group {group} no more, within a second of agents reaching Redis"

@@ -1,4 +1,4 @@
-//! `tollgate check`, `explain` and `test`: looking at a config without serving.
+//! `tollgate check` and `explain`: looking at a config without serving.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::Clock;
-use tollgate::config::flags::{CheckArgs, ExplainArgs, TestArgs};
-use tollgate::config::{self, Config, PolicyTest, TestCaller};
+use tollgate::config::flags::{CheckArgs, ExplainArgs};
+use tollgate::config::{self, Config};
 use tollgate::explain::{self, Explanation, Question, Shown};
+use tollgate::identity::Identities;
 use tollgate::identity::settings::{IssuerSettings, KeyOrigin, Settings};
-use tollgate::identity::{Assumed, Identities};
 use tollgate::limit::Counters;
 use tollgate::pipeline::{DecisionIds, Pipeline};
 use tollgate::secret::Secret;
@@ -128,51 +128,8 @@ fn shown(flags: &ExplainArgs) -> Result<Shown, Failure> {
     })
 }
 
-/// Runs the tests that the config holds.
-pub(super) async fn test(flags: &TestArgs) -> Result<ExitCode, Failure> {
-    let mut config = config::load(&flags.config.config)?;
-    let tests = std::mem::take(&mut config.tests);
-    // Policy is tested, not the store.
-    config.counters.redis = None;
-    config.identity.revocations = None;
-    let pipeline = pipeline(config)?;
-    let mut out = std::io::stdout().lock();
-    let mut failures = 0;
-    for test in &tests {
-        let explanation = run(&pipeline, test)?;
-        let name = format!("line {}: {} {}", test.line, test.method, test.url);
-        if explanation.is(&test.expect.to_string()) {
-            writeln!(out, "ok      {name}: {}", test.expect).map_err(failed)?;
-        } else {
-            failures += 1;
-            let Explanation { verdict, status, reason, rule, .. } = &explanation;
-            let by = if rule.is_empty() { String::new() } else { format!(", rule `{rule}`") };
-            writeln!(out, "FAILED  {name}: expected {}, decided {verdict} {status} ({reason}{by})", test.expect)
-                .map_err(failed)?;
-        }
-    }
-    writeln!(out, "{} passed, {failures} failed", tests.len() - failures).map_err(failed)?;
-    Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(3) })
-}
-
-fn run(pipeline: &Pipeline, test: &PolicyTest) -> Result<Explanation, Failure> {
-    let now = Clock::system().now();
-    let caller = match &test.caller {
-        TestCaller::Anonymous => Ok(pipeline.identities.anonymous()),
-        TestCaller::Identity { issuer, groups, scopes, user, claims } => {
-            let assumed =
-                Assumed { user: user.clone(), groups: groups.clone(), scopes: scopes.clone(), claims: claims.clone() };
-            let caller = pipeline.identities.assume(issuer, &assumed, now);
-            caller.ok_or_else(|| Failure::text(format!("line {}: there is no issuer `{issuer}`", test.line)))?
-        }
-    };
-    let url = Url::parse(&test.url).map_err(|error| Failure::text(format!("line {}: {error}", test.line)))?;
-    let question =
-        Question { method: test.method.clone(), url, typed: test.url.clone(), shown: Shown::default(), src: test.src };
-    Ok(explain::rehearse(pipeline, &question, caller, now))
-}
-
-fn pipeline(config: Config) -> Result<Pipeline, Failure> {
+/// A config's worth of deciding, for once.
+pub(super) fn pipeline(config: Config) -> Result<Pipeline, Failure> {
     Ok(Pipeline {
         identities: Identities::new(config.identity, config.groups, None).map_err(wrong_config)?,
         policy: config.policy,

@@ -8,6 +8,7 @@ mod grant;
 mod haproxy;
 mod inspect;
 mod key_files;
+mod policy_test;
 mod reload;
 mod replay;
 mod revoke;
@@ -16,6 +17,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,13 +31,19 @@ use tollgate::telemetry::{self, LogFormat};
 /// Runs the subcommand.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Run(flags) => runtime()?.block_on(agent::run(flags)),
+        Command::Run(flags) => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(agent::run(flags));
+            // A thread that reads a file which never comes does not keep the process.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            ended
+        }
         Command::Check(flags) => inspect::check(&flags),
         Command::Explain(flags) => match flags.decision {
             Some(id) => audit::explain(&flags, id),
             None => runtime()?.block_on(inspect::explain(flags)),
         },
-        Command::Test(flags) => runtime()?.block_on(inspect::test(&flags)),
+        Command::Test(flags) => runtime()?.block_on(policy_test::test(&flags)),
         Command::Replay(flags) => replay::run(&flags),
         Command::Grant(flags) => runtime()?.block_on(grant::grant(flags)),
         Command::Grants(flags) => runtime()?.block_on(grant::grants(flags)),

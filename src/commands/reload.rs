@@ -62,7 +62,12 @@ pub(super) async fn run(mut reloader: Reloader, mut hangup: Signal, mut watched:
             let files = reloader.reload(why);
             (reloader, before.map(|before| before.of_these(files)))
         });
-        match done.await {
+        // A file system that hangs keeps nobody from stopping.
+        let done = tokio::select! {
+            () = end.cancelled() => return,
+            done = done => done,
+        };
+        match done {
             Ok(done) => (reloader, watched) = done,
             // Each reload catches its own.
             Err(error) => {
@@ -78,11 +83,12 @@ impl Reloader {
     fn reload(&mut self, why: &str) -> Vec<PathBuf> {
         let config = self.flags.config.config.clone();
         // One that panics is one that failed: the next one still counts.
-        let reloaded = catch_unwind(AssertUnwindSafe(|| self.put_in_force()))
+        let mut files = vec![config.clone()];
+        let reloaded = catch_unwind(AssertUnwindSafe(|| self.put_in_force(&mut files)))
             .unwrap_or_else(|_| Err(Failure::text("reading it panicked".to_owned())));
         self.telemetry.reloaded(reloaded.is_ok());
         match reloaded {
-            Ok(files) => {
+            Ok(()) => {
                 tracing::info!(config = %config.display(), why, "the config was read again and is in force; `spop` (but for its deadline) and `admin` wait for a restart");
                 files
             }
@@ -91,14 +97,16 @@ impl Reloader {
                 tracing::error!(config = %config.display(), why, "the config was refused, the old one stays: {failure}");
                 match failure {
                     Failure::Config(errors) => errors.files(),
-                    _ => vec![config],
+                    // It reads well and cannot work: one of its files may be what has to change.
+                    _ => files,
                 }
             }
         }
     }
 
-    fn put_in_force(&mut self) -> Result<Vec<PathBuf>, Failure> {
+    fn put_in_force(&mut self, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
         let config = load(&self.flags)?;
+        files.clone_from(&config.files);
         for warning in &config.warnings {
             tracing::warn!("{}", warning.in_file(&self.flags.config.config));
         }
@@ -110,16 +118,19 @@ impl Reloader {
         } else {
             Arc::new(Counters::new(&counters).map_err(failed)?)
         };
-        let (version, files) = (config.version, config.files.clone());
+        let version = config.version;
         let audit_settings = config.audit.clone();
         let next = pipeline(config, Some(&previous), store, 0).map_err(wrong_config)?;
         let change = self.audit.prepare(audit_settings.as_ref()).map_err(failed)?;
         // From here on nothing fails that was to be in force.
         next.identities.spawn(&self.clock, &self.end);
+        // An issuer whose keys come from elsewhere now has none yet; the policy in force has those that it had. Whoever
+        // does not answer in that time is no reason to wait longer.
+        let fetched = async { tokio::time::timeout(FETCH_WAIT, next.identities.fetched()).await };
+        let _ = tokio::runtime::Handle::current().block_on(fetched);
         self.live.store(next);
         self.counters = counters;
-        self.audit.apply(change, version).map_err(failed)?;
-        Ok(files)
+        self.audit.apply(change, version).map_err(failed)
     }
 }
 
@@ -198,6 +209,9 @@ fn digest(path: &Path) -> Digest {
 
 /// A change is in force within a second and a half.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// As long as a fetch may take.
+const FETCH_WAIT: Duration = Duration::from_secs(5);
 
 /// No file of a config may be larger.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::counters::WrittenUrl;
 use super::limits::{show_key_part, show_on_failure, show_period};
 use super::policy_tests::TestCaller;
-use super::values::{show_duration, show_size};
+use super::values::{show_date, show_duration, show_size};
 use super::{Config, api_keys, certificates, dpop, secrets, times};
 use crate::identity::GroupId;
 use crate::identity::directory::{Absent, DirectoryKind};
@@ -409,6 +409,9 @@ impl Config {
                 }
             }
             put(out, format_args!("    request: {}\n", text(&format!("{} {}", test.method, test.url))));
+            if let Some(at_s) = test.at_s {
+                put(out, format_args!("    at: {}\n", text(&show_date(at_s))));
+            }
             if let Some(src) = test.src {
                 put(out, format_args!("    src: {}\n", text(&src.to_string())));
             }

@@ -185,6 +185,9 @@ pub struct TestArgs {
     /// Which config.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Write the results into this file as well, as JUnit XML, for a CI server
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub junit: Option<PathBuf>,
 }
 
 /// `tollgate replay`.
@@ -644,8 +647,9 @@ Examples:
 Exit code 1 where the decision is not in the audit trail";
 
 const TEST: &str = "\
-Example:
+Examples:
   tollgate test --config tollgate.yaml
+  tollgate test --config tollgate.yaml --junit results.xml
 
 with, in tollgate.yaml:
   tests:

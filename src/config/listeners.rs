@@ -129,6 +129,13 @@ fn peers(at: &At<'_>) -> Option<IpNet> {
     if network.prefix_len() == 0 {
         at.warn(format!("`{network}` lets every machine ask, and whoever asks is believed"));
     }
+    if let IpNet::V6(v6) = network
+        && v6.addr().to_ipv4_mapped().is_some()
+    {
+        // An address of that form is read as the IPv4 address that it is.
+        at.refuse(format!("`{network}` holds no address: those of IPv4 are compared as such"), "a network of IPv4");
+        return None;
+    }
     Some(network)
 }
 

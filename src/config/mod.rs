@@ -122,7 +122,12 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 }
 
 fn read_text(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > TEXT_BYTES_MAX {
+    let metadata = std::fs::metadata(path)?;
+    // A pipe would keep whoever reads it.
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    if metadata.len() > TEXT_BYTES_MAX {
         return Err(std::io::Error::other(format!("it is larger than {} KiB", TEXT_BYTES_MAX / 1024)));
     }
     std::fs::read_to_string(path)
@@ -250,6 +255,9 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let sign_in = sign_in_at.as_ref().and_then(sign_in::read);
     let mut policy = Policy::new(rules, allow_ambiguous_paths, credentials);
     policy.sign_in = sign_in;
+    if let Some(at) = &sign_in_at {
+        sign_in::warn(at, &policy);
+    }
     if issuer_names.is_empty() && policy.rules().iter().any(|rule| !rule.allow.takes_anyone()) {
         root.warn("there are no `issuers:`, so nobody can pass a rule that is not `allow: anyone`");
     }

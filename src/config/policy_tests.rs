@@ -10,6 +10,7 @@ use url::Url;
 use super::file::Kind;
 use super::issuers::{Membership, scalar};
 use super::read::{At, nearest, quote};
+use super::values;
 
 /// One entry of `tests:`.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub struct PolicyTest {
     pub url: String,
     /// The client's address; none where `None`, and then no network is the client's.
     pub src: Option<IpAddr>,
+    /// When, in Unix seconds; now where `None`.
+    pub at_s: Option<i64>,
     /// What must come of it.
     pub expect: Expectation,
     /// Its line in the config.
@@ -93,11 +96,13 @@ fn test(at: &At<'_>, issuers: &[String], groups: &[Membership]) -> Option<Policy
     let caller = section.need("as", "anonymous").and_then(|at| caller(&at, issuers, groups));
     let request = section.need("request", "GET https://api.example/x").and_then(|at| request(&at));
     let src = section.take("src").map(|at| at.parsed("an address", SRC, |text| text.parse().ok()));
+    let at_s = section.take("at").map(|at| at.parsed("a date", DATE, values::date));
     let expect = section.need("expect", "allow").and_then(|at| expectation(&at));
     section.finish();
     let (method, url) = request?;
     let src = src.map_or(Some(None), |src| src.map(Some))?;
-    Some(PolicyTest { caller: caller?, method, url, src, expect: expect?, line: at.place.line })
+    let at_s = at_s.map_or(Some(None), |at_s| at_s.map(Some))?;
+    Some(PolicyTest { caller: caller?, method, url, src, at_s, expect: expect?, line: at.place.line })
 }
 
 fn caller(at: &At<'_>, issuers: &[String], groups: &[Membership]) -> Option<TestCaller> {
@@ -192,6 +197,7 @@ fn expectation(at: &At<'_>) -> Option<Expectation> {
     parsed
 }
 
+const DATE: &str = "a date such as `2027-01-01T12:00:00Z` (UTC)";
 const SRC: &str = "the client's address, such as `10.1.2.3`";
 const AS: &str = "`anonymous`, or a map with `issuer`, `groups`, `scopes`, `user`, `claims`";
 const EXPECT: &str = "one of: allow, challenge, deny, throttle, error; or a status: 200, 400, 401, 403, 429, 503";

@@ -25,6 +25,27 @@ pub(super) fn warn(places: &[At<'_>], rules: &[Rule]) {
             ));
             continue;
         }
+        // One for some methods of all that is below a path, before one for all methods of a part of that: whoever wrote the
+        // second had the whole of it in mind. Two for the same path, by method, are meant.
+        let broader = |earlier: &Rule| {
+            let any_method = Rule { methods: Vec::new(), ..earlier.clone() };
+            !earlier.shadow && !earlier.methods.is_empty() && any_method.covers(rule) && !rule.covers(&any_method)
+        };
+        let (host, path) = rule.example();
+        let earlier = index.candidates(&host, path.as_bytes()).take_while(|earlier| *earlier < place);
+        let mut earlier = earlier.filter_map(|earlier| Some((places.get(earlier)?, rules.get(earlier)?)));
+        let same_paths = |earlier: &Rule| earlier.paths == rule.paths && earlier.hosts == rule.hosts;
+        if let Some((earlier_at, earlier)) =
+            earlier.find(|(_, earlier)| rule.methods.is_empty() && broader(earlier) && !same_paths(earlier))
+        {
+            at.warn(format!(
+                "rule `{}` never decides {}: `{}` (line {}) does, before it, and for more paths",
+                rule.name,
+                earlier.methods.join(" and "),
+                earlier.name,
+                earlier_at.place.line
+            ));
+        }
         let alternatives = alternatives(rule);
         let taken: Vec<_> = alternatives.iter().filter_map(|one| Some((one, takes(one)?))).collect();
         let Some((first, (earlier_at, earlier))) = taken.first() else { continue };

@@ -102,7 +102,11 @@ impl<'a> At<'a> {
     /// Reads a file that the config depends on, of at most `bytes_max`.
     pub(super) fn read_file(&self, file: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
         self.depends_on(file);
-        if std::fs::metadata(file)?.len() > bytes_max {
+        let metadata = std::fs::metadata(file)?;
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("it is no regular file"));
+        }
+        if metadata.len() > bytes_max {
             return Err(std::io::Error::other(format!("it is larger than {} KiB", bytes_max / 1024)));
         }
         std::fs::read(file)

@@ -10,14 +10,28 @@ use super::rules::{Names, SCOPES, group, is_scope, scope};
 use super::times;
 use crate::identity::settings::ClaimPath;
 use crate::identity::{CredentialKind, GroupId};
-use crate::policy::condition::{Condition, FUNCTIONS, MACROS, NAMES};
+use crate::policy::condition::{Condition, FUNCTIONS, MACROS, NAMES, STEPS_MAX};
 use crate::policy::requirement::{Requirement, Strength, Wanted};
 
 /// Reads a whole requirement, with `anyone:`.
 pub(super) fn read(at: &At<'_>, names: Names<'_>) -> Option<Requirement> {
     let mut section = at.section(REQUIREMENT)?;
     let anyone = section.take("anyone").and_then(|at| at.boolean()).unwrap_or(false);
-    Some(Requirement { anyone, ..parts(section, names)? })
+    let requirement = Requirement { anyone, ..parts(section, names)? };
+    let steps = requirement.conditions().iter().map(|when| when.steps()).fold(0, u64::saturating_add);
+    if steps > STEPS_MAX {
+        at.refuse(
+            format!("the expressions of this rule could take {steps} steps together"),
+            format!("at most {STEPS_MAX}: they are all looked at for one request"),
+        );
+    }
+    if anyone && requirement.is_evaded() {
+        at.warn(
+            "`no_groups` and `not` say nothing about somebody without a credential, whom `anyone: true` lets through: who is \
+             refused can leave theirs out",
+        );
+    }
+    Some(requirement)
 }
 
 /// Reads what is left of it.

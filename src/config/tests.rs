@@ -229,13 +229,21 @@ fn what_is_probably_not_meant_is_a_warning() {
             "warnings.yaml:21:58: rules[5].anonymous: this rule asks nobody for a credential",
             "warnings.yaml:22:28: rules[6].path: `/a%2Fb` is compared with the path as the application sees it: \
              decoded, and without a query",
-            "warnings.yaml:24:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
+            "warnings.yaml:25:5: rules[9]: rule `inner` can never match: every request it is for is decided by `writes` \
+             (line 24) before it",
+            "warnings.yaml:27:5: rules[11]: rule `inner2` never decides GET: `reads2` (line 26) does, before it, and for more \
+             paths",
+            "warnings.yaml:28:38: rules[12].allow: `no_groups` and `not` say nothing about somebody without a credential, \
+             whom `anyone: true` lets through: who is refused can leave theirs out",
+            "warnings.yaml:29:10: sign_in: `/v1/start` is for rule `all`, which sends whoever comes there back to it, for \
+             ever",
+            "warnings.yaml:31:36: tests[0].as.groups[0]: `ops` is a name of this config; a token has groups as its \
              issuer writes them",
-            "warnings.yaml:26:3: directories.unused: no issuer has `unused` in its `groups_from`, so nobody's groups are \
+            "warnings.yaml:33:3: directories.unused: no issuer has `unused` in its `groups_from`, so nobody's groups are \
              asked for there",
-            "warnings.yaml:27:3: directories.empty: no issuer has `empty` in its `groups_from`, so nobody's groups are \
+            "warnings.yaml:34:3: directories.empty: no issuer has `empty` in its `groups_from`, so nobody's groups are \
              asked for there",
-            "warnings.yaml:27:18: directories.empty.file: nobody is in DIR/nobody.yml",
+            "warnings.yaml:34:18: directories.empty.file: nobody is in DIR/nobody.yml",
         ]
     );
 }

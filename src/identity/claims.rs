@@ -61,6 +61,7 @@ pub(crate) fn check(
     let (set, groups_known) = policy_groups(&claims, issuer, groups, trace)?;
 
     let identity = Identity {
+        granted: Vec::new(),
         // A token that is bound to a key is taken in no other way.
         credential: if binding.key().is_some() { CredentialKind::Dpop } else { CredentialKind::Jwt },
         issuer_name: Arc::clone(&issuer.name),

@@ -13,7 +13,7 @@ use super::certificates::Certificates;
 use super::credential::{self, Presented};
 use super::directory::{Directories, DirectoryKind, DirectorySettings, DirectoryStatus, Look};
 use super::dpop::{Nonces, Seen};
-use super::grants::Grants;
+use super::grants::{GrantChange, Grants};
 use super::keys::{Choice, Key, KeySetError};
 use super::ldap::{Basic, Ldap, LdapError};
 use super::opaque::Introspector;
@@ -364,6 +364,11 @@ impl Identities {
     /// How the list of revocations does; `None` without one.
     pub fn revocation_status(&self, now: Now) -> Option<RevocationStatus> {
         self.revocations.as_ref().map(|revocations| revocations.status(now))
+    }
+
+    /// What has become of grants since this was asked last, of the latest thousand.
+    pub fn take_grant_changes(&self) -> Vec<GrantChange> {
+        self.grants.as_ref().map(|grants| grants.take_changes()).unwrap_or_default()
     }
 
     /// How many grants hold; `None` where groups cannot be granted.

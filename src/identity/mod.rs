@@ -103,6 +103,8 @@ pub struct Identity {
     pub groups_joined: String,
     /// False where the token says that it does not hold all groups (Entra overage): "unknown" is never "none".
     pub groups_known: bool,
+    /// Those of `groups` that were granted for a time.
+    pub granted: Vec<String>,
     /// OAuth scopes.
     pub scopes: Vec<String>,
     /// The verified claims, for rules and limit keys that name one.

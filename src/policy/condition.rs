@@ -1,10 +1,11 @@
 //! `when:`: what no other part of a rule can say, as an expression in CEL (Common Expression Language,
 //! github.com/google/cel-spec), compiled once. The only place that knows the interpreter.
 //!
-//! The interpreter has no bound of its own, so there is one here. Each node of an expression is one step, each within `all`,
-//! `exists`, `exists_one`, `map` or `filter` as many as a list may have items; an expression that could take more than
-//! [`STEPS_MAX`] is refused when the config is read, and a list or map that has more than [`ITEMS_MAX`] items when it is
-//! looked at. That is below 2 ms. What the steps work on is bounded by what carries it: a frame, a provider's answer.
+//! The interpreter has no bound of its own, so there is one here. Each node of an expression is so many steps, as many more
+//! within `all`, `exists`, `exists_one`, `map` or `filter` as a list may have items; an expression, or a rule with all of its
+//! expressions, that could take more than [`STEPS_MAX`] is refused when the config is read, and what has more than
+//! [`ITEMS_MAX`] items fails when it is looked at. Nothing an expression makes can be larger than what it is given, but for
+//! [`ADDITIONS_MAX`] sums: lists are gone over by their names only.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -25,6 +26,7 @@ pub struct Condition {
     program: Arc<Program>,
     reads: Reads,
     patterns: Patterns,
+    steps: u64,
 }
 
 /// What an expression says of a request.
@@ -57,7 +59,11 @@ pub struct Unusable {
 pub const NAMES: [(&str, &str, &str); 15] = [
     ("user", "string", "as in the variable of that name; empty where there is none, as all strings here"),
     ("subject", "string", "`sub`"),
-    ("email", "string", "the e-mail address, unless the issuer says that it is not verified"),
+    (
+        "email",
+        "string",
+        "the e-mail address, where `email_verified` is true and it has one `@`; compare what is behind that with `email.endsWith(\"@acme.example\")`",
+    ),
     ("name", "string", "the display name"),
     ("issuer", "string", "the config's name of the issuer"),
     ("client_id", "string", "the client that the token was issued to"),
@@ -82,8 +88,17 @@ pub const MACROS: [&str; 6] = ["has", "all", "exists", "exists_one", "map", "fil
 /// Bytes of an expression. The interpreter's parser bounds how deep it nests.
 pub const SOURCE_BYTES_MAX: usize = 2048;
 
-/// Steps of an expression, 50 to 100 ns each.
+/// Steps of a rule's expressions, 50 to 100 ns each.
 pub const STEPS_MAX: u64 = 25_000;
+
+/// Sums in an expression: each copies what it adds up.
+pub const ADDITIONS_MAX: u64 = 8;
+
+/// Bytes of a text that a pattern is compared with. A path or a user with more is none that somebody wrote a pattern for.
+pub const MATCHED_BYTES_MAX: usize = 1024;
+
+/// Values in the claims that an expression names, all together: each is made ready for it.
+pub const VALUES_MAX: usize = 2048;
 
 /// Items of a list or map that an expression looks at.
 pub const ITEMS_MAX: usize = 256;
@@ -126,10 +141,13 @@ impl Condition {
         })?;
         let mut reading = Reading::default();
         reading.read(program.expression(), 1)?;
+        if reading.additions > ADDITIONS_MAX {
+            return Err(Unusable::new(format!("this has {} sums", reading.additions), "at most 8 `+`"));
+        }
         if reading.steps > STEPS_MAX {
             return Err(Unusable::new(
-                format!("this could take {} steps, each item of a list one or more", reading.steps),
-                "at most 25000: fewer of `all`, `exists`, `map` and `filter`, and not one within another",
+                format!("this could take {} steps", reading.steps),
+                "at most 25000: fewer of `all`, `exists`, `map` and `filter`, not one within another, and less within them",
             ));
         }
         let condition = Condition {
@@ -137,6 +155,7 @@ impl Condition {
             program: Arc::new(program),
             reads: Reads { names: reading.names, claims: reading.claims },
             patterns: Arc::new(reading.patterns),
+            steps: reading.steps,
         };
         condition.try_out()?;
         Ok(condition)
@@ -145,6 +164,11 @@ impl Condition {
     /// As it was written.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// How many steps it could take.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Whether it looks at groups.
@@ -181,8 +205,12 @@ impl Condition {
         if !self.patterns.is_empty() {
             let patterns = Arc::clone(&self.patterns);
             let matches = move |This(text): This<Arc<String>>, pattern: Arc<String>| {
+                if text.len() > MATCHED_BYTES_MAX {
+                    let message = format!("a text has more than {MATCHED_BYTES_MAX} bytes");
+                    return Err(ExecutionError::FunctionError { function: "matches".to_owned(), message });
+                }
                 // Every pattern that the expression can name was compiled with it.
-                patterns.get(pattern.as_str()).is_some_and(|pattern| pattern.is_match(&text))
+                Ok(patterns.get(pattern.as_str()).is_some_and(|pattern| pattern.is_match(&text)))
             };
             context.add_function("matches", matches).map_err(|_| "`matches` is not to be had".to_owned())?;
         }
@@ -194,7 +222,7 @@ impl Condition {
         Ok(match name {
             "user" => identity.user.as_str().into(),
             "subject" => identity.subject.as_str().into(),
-            "email" => identity.email.as_str().into(),
+            "email" => verified_email(identity).into(),
             "name" => identity.name.as_str().into(),
             "issuer" => (*identity.issuer_name).into(),
             "client_id" => identity.client_id.as_str().into(),
@@ -224,12 +252,15 @@ impl Condition {
             Claims::None => Default::default(),
             Claims::These(names) => {
                 let held = names.iter().filter_map(|name| Some((name, identity.claims.get(name)?)));
-                held.map(|(name, value)| Ok((name.clone(), claim(name, value)?))).collect::<Result<_, String>>()?
+                let mut room = VALUES_MAX;
+                held.map(|(name, value)| Ok((name.clone(), claim(name, value, &mut room)?)))
+                    .collect::<Result<_, String>>()?
             }
             Claims::All => {
                 few(identity.claims.len(), "claims")?;
-                let held = identity.claims.iter();
-                held.map(|(name, value)| Ok((name.clone(), claim(name, value)?))).collect::<Result<_, String>>()?
+                let (held, mut room) = (identity.claims.iter(), VALUES_MAX);
+                held.map(|(name, value)| Ok((name.clone(), claim(name, value, &mut room)?)))
+                    .collect::<Result<_, String>>()?
             }
         };
         Ok(held.into())
@@ -277,6 +308,13 @@ impl Unusable {
     }
 }
 
+/// The address, where the issuer says that it is verified and nobody could take part of it for another's (GHSA-c5c4).
+fn verified_email(identity: &Identity) -> &str {
+    let is_verified = identity.claims.get("email_verified") == Some(&Value::Bool(true));
+    let is_one = identity.email.matches('@').count() == 1 && !identity.email.contains(char::is_whitespace);
+    if is_verified && is_one { &identity.email } else { "" }
+}
+
 fn is_known(name: &str, known: Known) -> bool {
     match name {
         "src" => known.src,
@@ -293,7 +331,8 @@ fn few(count: usize, what: &str) -> Result<(), String> {
 }
 
 /// Whole numbers are `int` where they fit, since that is what a number in an expression is.
-fn claim(name: &str, value: &Value) -> Result<cel::Value, String> {
+fn claim(name: &str, value: &Value, room: &mut usize) -> Result<cel::Value, String> {
+    *room = room.checked_sub(1).ok_or_else(|| format!("the claims have more than {VALUES_MAX} values in all"))?;
     Ok(match value {
         Value::Null => cel::Value::Null,
         Value::Bool(value) => (*value).into(),
@@ -305,11 +344,11 @@ fn claim(name: &str, value: &Value) -> Result<cel::Value, String> {
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => {
             few(items.len(), &format!("claims.{name}"))?;
-            items.iter().map(|item| claim(name, item)).collect::<Result<Vec<_>, _>>()?.into()
+            items.iter().map(|item| claim(name, item, room)).collect::<Result<Vec<_>, _>>()?.into()
         }
         Value::Object(members) => {
             few(members.len(), &format!("claims.{name}"))?;
-            let members = members.iter().map(|(key, value)| Ok((key.clone(), claim(name, value)?)));
+            let members = members.iter().map(|(key, value)| Ok((key.clone(), claim(name, value, room)?)));
             members.collect::<Result<std::collections::HashMap<_, _>, String>>()?.into()
         }
     })
@@ -330,6 +369,10 @@ fn failure(error: &ExecutionError) -> String {
             "something is divided by 0".to_owned()
         }
         ExecutionError::Overflow(..) => "a number is too large".to_owned(),
+        // Ours.
+        ExecutionError::FunctionError { function, message } if function == "matches" => {
+            format!("`matches` is asked about what it is not for: {message}")
+        }
         ExecutionError::UnexpectedType { want, .. } => format!("a value is not of type {want}"),
         _ => "values are of types that do not go together".to_owned(),
     }
@@ -339,10 +382,37 @@ fn article(kind: cel::objects::ValueType) -> &'static str {
     if kind.to_string().starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
+/// A name, what is selected from one, or a list of literals.
+fn is_named(node: &IdedExpr) -> bool {
+    match &node.expr {
+        Expr::Ident(_) => true,
+        Expr::Select(select) => !select.test && is_named(&select.operand),
+        Expr::Call(call) if call.func_name == operators::INDEX => match call.args.as_slice() {
+            [of, key] => is_named(of) && matches!(key.expr, Expr::Literal(_)),
+            _ => false,
+        },
+        Expr::List(list) => list.elements.iter().all(|item| matches!(item.expr, Expr::Literal(_))),
+        _ => false,
+    }
+}
+
+/// Steps of a function besides those of what it is given: what goes over a whole list or text is not done in one.
+fn cost(function: &str) -> u64 {
+    match function {
+        operators::IN => ITEMS_MAX as u64,
+        // A pattern of the largest size against a text of the largest size.
+        "matches" => 4_000,
+        operators::EQUALS | operators::NOT_EQUALS | "startsWith" | "endsWith" => 4,
+        "contains" | operators::ADD => 64,
+        _ => 0,
+    }
+}
+
 /// Reading an expression before it is used.
 #[derive(Default)]
 struct Reading {
     steps: u64,
+    additions: u64,
     names: Vec<&'static str>,
     claims: Claims,
     patterns: BTreeMap<String, Regex>,
@@ -367,6 +437,18 @@ impl Reading {
             },
             Expr::Call(call) => {
                 self.function(&call.func_name)?;
+                self.steps = self.steps.saturating_add(times.saturating_mul(cost(&call.func_name)));
+                if call.func_name == operators::ADD {
+                    self.additions += 1;
+                    let is_literal = |argument: &IdedExpr| matches!(argument.expr, Expr::Literal(_));
+                    if !self.items.is_empty() && !call.args.iter().any(is_literal) {
+                        return Err(Unusable::new(
+                            "two things are added up for each item of a list, which can make them ever larger"
+                                .to_owned(),
+                            "a text or a number, written out, on one side of such a `+`",
+                        ));
+                    }
+                }
                 let arguments = call.target.as_deref().into_iter().chain(&call.args);
                 if call.func_name == "matches" {
                     let pattern = arguments.clone().last().map(|argument| &argument.expr);
@@ -389,7 +471,15 @@ impl Reading {
                 }
                 Ok(())
             }
-            Expr::List(list) => list.elements.iter().try_for_each(|item| self.read(item, times)),
+            Expr::List(list) => {
+                if list.elements.len() > ITEMS_MAX {
+                    return Err(Unusable::new(
+                        format!("a list has {} items", list.elements.len()),
+                        "at most 256; a group for the rest",
+                    ));
+                }
+                list.elements.iter().try_for_each(|item| self.read(item, times))
+            }
             Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
                 EntryExpr::MapEntry(entry) => {
                     self.read(&entry.key, times)?;
@@ -399,15 +489,12 @@ impl Reading {
             }),
             Expr::Struct(made) => Err(Unusable::new(format!("`{}` is not a type here", made.type_name), EXPRESSION)),
             Expr::Comprehension(each) => {
-                // A sum of lists would have more items than any of them.
-                let is_bounded = match &each.iter_range.expr {
-                    Expr::Call(call) => call.func_name == operators::INDEX,
-                    _ => true,
-                };
+                // What is put together could have more items, or larger ones, than anything that it was made of.
+                let is_bounded = is_named(&each.iter_range);
                 if !is_bounded {
                     return Err(Unusable::new(
                         "`all`, `exists`, `map` or `filter` go over something put together".to_owned(),
-                        "a list by its name, such as `groups` or `claims.roles`",
+                        "a list by its name, such as `groups` or `claims.roles`, or one of texts and numbers",
                     ));
                 }
                 self.read(&each.iter_range, times)?;
@@ -477,12 +564,14 @@ impl Reading {
                 PATTERN,
             ));
         };
+        // By itself first: `a)|(?:b` would close the brackets that are put around it.
+        let alone = Regex::new(inner).err().map(|error| error.to_string());
         // `^a|b$` is two halves, each with one anchor; as a whole it has both.
         let whole = format!("\\A(?:{inner})\\z");
         let compiled =
             RegexBuilder::new(&whole).size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build();
-        let compiled = compiled.map_err(|error| {
-            let text = error.to_string();
+        let compiled = alone.map_or_else(|| compiled.map_err(|error| error.to_string()), Err);
+        let compiled = compiled.map_err(|text| {
             let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
             Unusable::new(format!("`{}` is not a regular expression: {last}", pattern.escape_debug()), PATTERN)
         })?;
@@ -528,8 +617,8 @@ const NO_OVERLOAD: &str = "there is no";
 const EXPRESSION: &str = "an expression that is true or false, such as `claims.level >= 3 && method == \"GET\"`";
 const PATTERN: &str = "a pattern for the whole text, written out: `user.matches(\"^[a-z]+$\")`";
 
-/// Of a compiled pattern; ten times what an ordinary one has.
-const PATTERN_BYTES_MAX: usize = 256 * 1024;
+/// Of a compiled pattern; several times what an ordinary one has.
+const PATTERN_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -565,7 +654,7 @@ mod tests {
     fn an_expression_sees_what_its_names_say() {
         let claims = json!({
             "level": 3, "score": 2.5, "roles": ["dev", "sre"], "org": { "id": "x", "big": 18_446_744_073_709_551_615_u64 },
-            "flag": true, "nothing": null, "kebab-case": "k", "long": vec![0; 256], "longer": vec![0; 257],
+            "flag": true, "nothing": null, "kebab-case": "k", "email_verified": true, "text": "x".repeat(1025), "long": vec![0; 256], "longer": vec![0; 257],
         });
         let fails = |text: &str| Held::Failed(text.to_owned());
         for (source, expected) in [
@@ -588,6 +677,12 @@ mod tests {
             (r#"user.matches("^[a-z]+$")"#, Held::Yes),
             (r#"matches(user, "^lic$")"#, Held::No),
             (r#"user.matches("^ali|x$")"#, Held::No),
+            (
+                r#"claims.text.matches("^x*$")"#,
+                fails("`matches` is asked about what it is not for: a text has more than 1024 bytes"),
+            ),
+            (r#"email.endsWith("@acme.example")"#, Held::Yes),
+            (r#"groups.exists(g, g == "o" + "ps")"#, Held::Yes),
             ("claims.level", fails("it is int, neither true nor false")),
             ("claims.other > 3", fails("there is no `other`; `has(…)` asks whether there is")),
             (r#"claims.level > "3""#, fails("there is no `_>_` for int and string")),
@@ -606,6 +701,7 @@ mod tests {
         let long = format!("user == \"{}\"", "x".repeat(SOURCE_BYTES_MAX));
         let deep = format!("{}true{}", "(".repeat(500), ")".repeat(500));
         let sum = format!("({}).exists(x, x == user)", ["groups"; 5].join(" + "));
+        let list = format!("user in [{}]", ["'a'"; 257].join(","));
         for (source, what) in [
             ("", "this is not an expression"),
             ("user ==", "this is not an expression"),
@@ -624,6 +720,24 @@ mod tests {
             ("user.matches(email)", "`matches` has a pattern that is not written out"),
             (&sum, "`all`, `exists`, `map` or `filter` go over something put together"),
             ("groups.exists(a, groups.exists(b, a == b && a != user))", "this could take"),
+            ("groups.exists(a, groups.exists(b, a in scopes))", "this could take"),
+            ("[path].map(a, a + a).size() == 1", "`all`, `exists`, `map` or `filter` go over something put together"),
+            ("['x'].map(a, a + a).size() == 1", "two things are added up for each item"),
+            (
+                "{'k': groups}.k.exists(x, x == user)",
+                "`all`, `exists`, `map` or `filter` go over something put together",
+            ),
+            (
+                "[groups + groups][0].exists(x, x == user)",
+                "`all`, `exists`, `map` or `filter` go over something put together",
+            ),
+            (
+                "groups.filter(a, a != '').exists(x, x == user)",
+                "`all`, `exists`, `map` or `filter` go over something put together",
+            ),
+            ("user + user + user + user + user + user + user + user + user + user == ''", "this has 9 sums"),
+            ("user.matches('^a)|(?:b$')", "`^a)|(?:b$` is not a regular expression"),
+            (&list, "a list has 257 items"),
             ("Thing{a: 1} == user", "`Thing` is not a type here"),
             ("groups.exists(claims, claims == other)", "`other` is not known here"),
         ] {
@@ -642,6 +756,23 @@ mod tests {
         assert_eq!(claims("groups.exists(claims, claims == 'x')"), Claims::None);
         assert!(Condition::new("groups.exists(g, g == user)").unwrap().needs_identity());
         assert!(!Condition::new("method == 'GET' && path != host").unwrap().needs_identity());
+    }
+
+    #[test]
+    fn an_address_is_told_where_it_is_verified_and_one() {
+        for (email, verified, expected) in [
+            ("a@acme.example", json!(true), "a@acme.example"),
+            ("a@acme.example", json!(false), ""),
+            ("a@acme.example", json!("true"), ""),
+            ("a@acme.example", Value::Null, ""),
+            ("x@evil.example@acme.example", json!(true), ""),
+            ("a acme.example", json!(true), ""),
+        ] {
+            let mut identity = Identity::anonymous();
+            identity.email = email.to_owned();
+            identity.claims.insert("email_verified".to_owned(), verified);
+            assert_eq!(verified_email(&identity), expected, "{email}");
+        }
     }
 
     #[test]

@@ -358,7 +358,11 @@ fn refusal(rule: &Rule, case: Case<'_>) -> Option<Refusal> {
         Allow::Require(requirement) => requirement,
     };
     if identity.is_anonymous() && !requirement.anyone {
-        return Some(Refusal::CredentialMissing);
+        return Some(match requirement.is_elsewhere(case) {
+            Some(Unmet::Source) => Refusal::SourceRefused,
+            Some(_) => Refusal::TimeRefused,
+            None => Refusal::CredentialMissing,
+        });
     }
     let unmet = match requirement.fit(case) {
         Fit::Met => return None,

@@ -4,6 +4,7 @@
 //! nor unmet, and `not` does not make it either. So nothing that is unknown opens a door, and nothing that is unknown is told
 //! to be final.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -160,7 +161,8 @@ impl Requirement {
         // unknown whether they are met, and what is surely unmet is told before.
         let here = || request.src.is_some_and(|src| self.src.iter().any(|net| net.contains(&src)));
         if !self.src.is_empty() {
-            fit = fit.and(Fit::of(known.src, here(), Unmet::Source));
+            // HAProxy always says; where its config does not, an address is unknown, and no other one.
+            fit = fit.and(Fit::of(known.src && request.src.is_some(), here(), Unmet::Source));
         }
         if !self.time.is_empty() {
             fit = fit.and(Fit::of(true, self.time.iter().any(|hours| hours.contain(now)), Unmet::Time));
@@ -210,6 +212,16 @@ impl Requirement {
         fit
     }
 
+    /// Whether it is for another network or another time, whoever asks: no credential would change that.
+    pub fn is_elsewhere(&self, case: Case<'_>) -> Option<Unmet<'_>> {
+        let here = |src: IpAddr| self.src.iter().any(|net| net.contains(&src));
+        if !self.src.is_empty() && case.request.src.is_some_and(|src| !here(src)) {
+            return Some(Unmet::Source);
+        }
+        let now = self.time.is_empty() || self.time.iter().any(|hours| hours.contain(case.now));
+        (!now).then_some(Unmet::Time)
+    }
+
     fn groups_fit(&self, identity: &Identity) -> Fit<'_> {
         let has = |group: &GroupId| identity.groups.contains(*group);
         // To be in one that must not be is certain whatever else is not known.
@@ -230,6 +242,14 @@ impl Requirement {
     pub fn groups_named(&self) -> Vec<GroupId> {
         let own = self.groups.iter().chain(&self.all_groups).chain(&self.no_groups).copied();
         own.chain(self.parts().flat_map(Requirement::groups_named)).collect()
+    }
+
+    /// Whether it refuses somebody for what only a credential says of them.
+    pub fn is_evaded(&self) -> bool {
+        let excludes = |part: &Requirement| {
+            !part.groups.is_empty() || !part.all_groups.is_empty() || !part.claims.is_empty() || !part.scopes.is_empty()
+        };
+        !self.no_groups.is_empty() || self.not.as_deref().is_some_and(excludes)
     }
 
     /// Every expression in it.
@@ -287,7 +307,13 @@ impl Wanted {
 }
 
 fn holds(held: &Value, wanted: &Value) -> bool {
-    held == wanted || held.as_array().is_some_and(|several| several.contains(wanted))
+    same(held, wanted) || held.as_array().is_some_and(|several| several.iter().any(|held| same(held, wanted)))
+}
+
+/// 3 is 3.0: JSON has one kind of number. Whole numbers are compared as such, beyond 2^53 too.
+#[allow(clippy::float_cmp)]
+fn same(held: &Value, wanted: &Value) -> bool {
+    held == wanted || (held.is_f64() != wanted.is_f64() && held.is_number() && held.as_f64() == wanted.as_f64())
 }
 
 impl Strength {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::InForce;
-use super::ledger::{Ledger, Read};
+use super::ledger::{GRANTS_MAX, Ledger, Read};
 use super::record::{Grant, GrantId};
 use crate::clock::Clock;
 use crate::link::StoreError;
@@ -22,6 +22,47 @@ pub(super) async fn follow(in_force: &InForce, ledger: &Ledger, clock: &Clock) {
         let asked = follower.poll(now_s).await;
         follower.learn(asked.err());
         follower.forget_ended(now_s);
+    }
+}
+
+/// What has become of a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantChange {
+    /// Its name.
+    pub id: GrantId,
+    /// It.
+    pub grant: Grant,
+    /// What happened.
+    pub became: Became,
+}
+
+/// What happened to a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// It holds from now on.
+    Granted,
+    /// Somebody has ended it, or Redis has lost it.
+    Revoked,
+    /// It has run out.
+    Ended,
+}
+
+impl Became {
+    /// The word in the audit trail.
+    pub fn name(self) -> &'static str {
+        match self {
+            Became::Granted => "granted",
+            Became::Revoked => "grant_revoked",
+            Became::Ended => "grant_ended",
+        }
+    }
+
+    fn said(self) -> &'static str {
+        match self {
+            Became::Granted => "a group is granted",
+            Became::Revoked => "a grant is revoked",
+            Became::Ended => "a grant has run out",
+        }
     }
 }
 
@@ -55,13 +96,10 @@ impl Follower<'_> {
         }
         let taken: HashMap<_, _> = taken.into_iter().filter(|(_, grant)| grant.until_s > now_s).collect();
         for (id, grant) in taken.iter().filter(|(id, _)| !self.known.contains_key(id)) {
-            let Grant { issuer, user, group, at_s, until_s, reason, by } = grant;
-            // Debug escapes what could look like another line.
-            tracing::info!(target: GRANTS, %id, %issuer, ?user, %group, at_s, until_s, ?reason, ?by, "a group is granted");
+            self.tell(*id, grant, Became::Granted);
         }
         for (id, grant) in self.known.iter().filter(|(id, _)| !taken.contains_key(id)) {
-            let Grant { issuer, user, group, .. } = grant;
-            tracing::info!(target: GRANTS, %id, %issuer, ?user, %group, "a grant is revoked");
+            self.tell(*id, grant, Became::Revoked);
         }
         self.known = taken;
         self.put_in_force();
@@ -72,18 +110,24 @@ impl Follower<'_> {
 
     /// A request looks at the end of a grant itself; this is so that it is said, and takes no room.
     fn forget_ended(&mut self, now_s: i64) {
-        let before = self.known.len();
-        self.known.retain(|id, grant| {
-            let holds = grant.until_s > now_s;
-            if !holds {
-                let Grant { issuer, user, group, .. } = grant;
-                tracing::info!(target: GRANTS, %id, %issuer, ?user, %group, "a grant has run out");
-            }
-            holds
-        });
-        if self.known.len() != before {
+        let ended: Vec<_> = self.known.extract_if(|_, grant| grant.until_s <= now_s).collect();
+        for (id, grant) in &ended {
+            self.tell(*id, grant, Became::Ended);
+        }
+        if !ended.is_empty() {
             self.put_in_force();
         }
+    }
+
+    fn tell(&self, id: GrantId, grant: &Grant, became: Became) {
+        let Grant { issuer, user, group, at_s, until_s, reason, by } = grant;
+        // Debug escapes what could look like another line.
+        tracing::info!(target: GRANTS, %id, %issuer, ?user, %group, at_s, until_s, ?reason, ?by, "{}", became.said());
+        let mut changes = self.in_force.changes.lock();
+        if changes.len() == GRANTS_MAX {
+            changes.pop_front();
+        }
+        changes.push_back(GrantChange { id, grant: grant.clone(), became });
     }
 
     fn put_in_force(&self) {

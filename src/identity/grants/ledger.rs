@@ -74,17 +74,18 @@ impl Ledger {
     pub async fn list(&self) -> Result<Vec<(GrantId, Grant)>, GrantError> {
         let now_s = self.now_s().await?;
         let mut grants = self.read().await?.grants;
-        grants.retain(|(_, grant)| grant.until_s > now_s);
+        // What agents with this config pass over does not hold.
+        grants.retain(|(_, grant)| grant.until_s > now_s && self.settings.let_in(grant, now_s));
         grants.sort_by_key(|(id, grant)| (grant.until_s, *id));
         Ok(grants)
     }
 
-    /// Ends a grant; `None` where there is none of that name.
-    pub async fn revoke(&self, id: GrantId) -> Result<Option<Grant>, GrantError> {
+    /// Ends a grant; `None` where there is none of that name, and inside it `None` of one that this config does not take.
+    pub async fn revoke(&self, id: GrantId) -> Result<Option<Option<Grant>>, GrantError> {
         let Some(record) = self.feed.field(&id.to_string()).await? else { return Ok(None) };
         let grant = self.seal.decode(id, &record);
         self.put(id, "").await?;
-        Ok(grant)
+        Ok(Some(grant))
     }
 
     /// What is different after each change; empty where Redis has none.

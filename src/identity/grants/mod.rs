@@ -10,12 +10,15 @@ mod follow;
 mod ledger;
 mod record;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -24,6 +27,7 @@ use crate::clock::{Clock, Now};
 use crate::link::{RedisSettings, StoreError};
 use crate::secret::Secret;
 use crate::trace::{Outcome, Trace};
+pub use follow::{Became, GrantChange};
 pub use ledger::{GrantError, Ledger};
 pub use record::{Grant, GrantId};
 
@@ -59,6 +63,8 @@ struct InForce {
     count: AtomicU64,
     /// Redis was read once.
     read: SetOnce<()>,
+    /// What has become of grants, until somebody asks; the latest [`ledger::GRANTS_MAX`].
+    changes: Mutex<VecDeque<GrantChange>>,
 }
 
 impl Grants {
@@ -68,9 +74,22 @@ impl Grants {
             return Ok(Arc::clone(previous));
         }
         let end = CancellationToken::new();
+        let in_force = InForce::default();
+        if let Some(previous) = previous.filter(|previous| previous.settings.redis.url == settings.redis.url) {
+            // Until Redis has been read again, of which nobody knows when that is.
+            let known = previous.in_force.people.load();
+            let kept = known.iter().map(|(issuer, people)| {
+                let kept = people.iter().map(|(user, grants)| {
+                    let counts = |(_, grant): &&(GrantId, Grant)| settings.let_in(grant, grant.at_s);
+                    (user.clone(), grants.iter().filter(counts).cloned().collect())
+                });
+                (issuer.clone(), kept.collect())
+            });
+            in_force.people.store(Arc::new(kept.collect()));
+        }
         Ok(Arc::new(Grants {
             settings: settings.clone(),
-            in_force: Arc::default(),
+            in_force: Arc::new(in_force),
             ledger: Arc::new(Ledger::new(settings)?),
             spawned: AtomicBool::new(false),
             _end: end.clone().drop_guard(),
@@ -87,10 +106,17 @@ impl Grants {
         let (in_force, ledger, clock) = (Arc::clone(&self.in_force), Arc::clone(&self.ledger), clock.clone());
         let (stop, end) = (stop.clone(), self.end.clone());
         tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = end.cancelled() => {}
-                () = follow::follow(&in_force, &ledger, &clock) => {}
+            loop {
+                let ended = tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = end.cancelled() => break,
+                    ended = AssertUnwindSafe(follow::follow(&in_force, &ledger, &clock)).catch_unwind() => ended,
+                };
+                if ended.is_err() {
+                    tracing::error!("keeping up with grants panicked; it begins again");
+                }
+                // What panics at once must not take a processor.
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
     }
@@ -112,6 +138,7 @@ impl Grants {
             }
             let changed = Arc::make_mut(&mut person);
             changed.groups.insert(group);
+            changed.granted.push(grant.group.clone());
             changed.groups_joined = groups.join(&changed.groups);
             trace.step(super::identities::STAGE, Outcome::Note, || {
                 format!("in group {} by grant {id}, for another {} s", grant.group, grant.until_s - now.unix_s())
@@ -125,6 +152,11 @@ impl Grants {
         if self.spawned.load(Ordering::Relaxed) {
             self.in_force.read.wait().await;
         }
+    }
+
+    /// What has become of grants since this was asked last.
+    pub(super) fn take_changes(&self) -> Vec<GrantChange> {
+        std::mem::take(&mut *self.in_force.changes.lock()).into()
     }
 
     /// How many hold at present, as far as is known.
