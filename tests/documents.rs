@@ -51,6 +51,31 @@ fn the_haproxy_lines_in_the_readme_are_the_shipped_ones() {
     assert!(compared > 10, "the README shows how to wire HAProxy");
 }
 
+/// Whoever writes the README's lines into their own files has nothing left open.
+#[test]
+fn the_doctor_finds_nothing_in_the_lines_of_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (backends, front): (Vec<_>, Vec<_>) =
+        blocks(&readme, "haproxy").into_iter().partition(|block| block.trim_start().starts_with("backend "));
+    let front: String = front
+        .concat()
+        .lines()
+        .filter(|line| !line.starts_with("default-path"))
+        .fold(String::new(), |front, line| front + "    " + line + "\n");
+    let text = format!(
+        "global\n    default-path config\n\ndefaults base\n    mode http\n    timeout client 1m\n    timeout connect 1s\n    \
+         timeout server 1m\n\nfrontend public from base\n    bind 127.0.0.1:8080\n{front}    default_backend std\n\n\
+         backend std from base\n    server w1 127.0.0.1:8001\n\nbackend fast from base\n    server w1 127.0.0.1:8002\n\n{}",
+        backends.concat()
+    );
+    let folder = crate::support::folder();
+    let cfg = folder.path().join("haproxy.cfg");
+    fs::write(&cfg, &text).unwrap();
+    fs::copy(root().join("haproxy/spoe-tollgate.conf"), folder.path().join("spoe-tollgate.conf")).unwrap();
+    let report = crate::doctor::examine(&cfg, &crate::doctor::settings());
+    assert!(report.findings.is_empty(), "{:#?}\n{text}", report.findings);
+}
+
 #[test]
 fn the_names_of_expressions_are_listed() {
     use tollgate::policy::condition::{FUNCTIONS, MACROS, NAMES};

@@ -223,6 +223,70 @@ async fn what_changes_is_in_force_by_itself() {
     assert_eq!(verdict("/new/x").await, "deny");
 }
 
+/// What reads well and cannot work is refused, and tried again once what it names is different.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_no_good_are_refused_until_they_are() {
+    let idp = shared_idp().await;
+    let text = config(&idp.issuer, "").replace("insecure: true", "insecure: true\n    jwks_file: keys.json");
+    let folder = folder();
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, idp.jwks().await.to_string()).unwrap();
+    let agent = Agent::start(&text.replace("keys.json", keys.to_str().unwrap())).await;
+    let alice = format!("Bearer {}", idp.mint(json!({ "user": "alice" })).await);
+    let mut peer = Peer::greeted(TcpStream::connect(&agent.spop).await.unwrap()).await;
+    for (keys_now, ok) in [("{\"keys\":[]}".to_owned(), 0.0), (idp.jwks().await.to_string(), 1.0)] {
+        std::fs::write(&keys, keys_now).unwrap();
+        eventually("it is looked at", || async {
+            (agent.metric("tollgate_config_last_reload_ok").await == ok).then_some(())
+        })
+        .await;
+        peer.write(|out| engine::notify(1, 1, &request("/v1/x", Some(&alice)), out)).await;
+        assert_eq!(peer.frame().await.unwrap().variable("verdict"), "allow", "{ok}");
+    }
+    assert_eq!(agent.metric("tollgate_config_reloads_total").await, 2.0);
+}
+
+/// An issuer that is asked for its keys anew has those that it had until they are there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_place_for_keys_refuses_nobody_meanwhile() {
+    let idp = shared_idp().await;
+    let text = config(&idp.issuer, "");
+    let agent = Agent::start(&text).await;
+    agent.ready().await;
+    let alice = format!("Bearer {}", idp.mint(json!({ "user": "alice" })).await);
+    let mut peer = Peer::greeted(TcpStream::connect(&agent.spop).await.unwrap()).await;
+    for done in 1..=10 {
+        replace(&agent.config, &text.replace("insecure: true", &format!("insecure: true\n    max_key_age: {done}h")));
+        agent.program.signal("HUP");
+        let mut asked = 0;
+        // Asked all the while: before, during and after.
+        while agent.metric("tollgate_config_reloads_total").await < f64::from(done) || asked < 20 {
+            peer.write(|out| engine::notify(1, 1, &request("/v1/x", Some(&alice)), out)).await;
+            let (variables, _) = peer.frame().await.unwrap().variables();
+            assert_eq!(variables["verdict"], "allow", "{variables:?}");
+            asked += 1;
+        }
+    }
+}
+
+/// A pipe in place of the config is refused, and an agent that waits for a file stops all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_file_keeps_nobody() {
+    let good = "admin: { listen: tcp:127.0.0.1:9003 }\nrules:\n  - { name: public, path: /public/**, allow: anyone }\n";
+    let mut agent = Agent::start(good).await;
+    std::fs::remove_file(&agent.config).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&agent.config).status().unwrap();
+    assert!(made.success());
+    agent.program.signal("HUP");
+    eventually("it is refused", || async {
+        (agent.metric("tollgate_config_reloads_total").await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(agent.metric("tollgate_config_last_reload_ok").await, 0.0);
+    agent.program.signal("TERM");
+    assert_eq!(agent.program.wait(Duration::from_secs(10)), Some(0));
+}
+
 /// As deployments do: never half of it.
 fn replace(config: &Path, text: &str) {
     let new = config.with_extension("new");

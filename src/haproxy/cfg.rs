@@ -50,6 +50,11 @@ fn head(site: &Site, line: Line) -> String {
     }
     head.extend([
         variable(
+            "TOLLGATE_APP_HEALTH",
+            "/healthz",
+            "what a worker that is well answers with 200; no worker is up without it",
+        ),
+        variable(
             "TOLLGATE_STATS",
             "127.0.0.1:8404",
             "statistics page at /, Prometheus at /metrics; keep it on loopback",

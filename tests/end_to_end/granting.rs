@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::support::eventually;
 use crate::support::stack::{Agent, App, Haproxy, Redis, config, shared_idp};
+use crate::support::{eventually, folder};
 
 #[tokio::test]
 async fn a_grant_holds_with_every_agent_until_it_runs_out_or_is_revoked() {
@@ -78,6 +78,41 @@ async fn a_grant_that_no_agent_would_take_is_not_given() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(said), "{arguments:?}: {}", stderr(&output));
     }
+}
+
+/// Whoever can write to Redis, and has not the key, grants nothing.
+#[tokio::test]
+async fn a_grant_that_is_not_sealed_is_not_taken() {
+    let idp = shared_idp().await;
+    let redis = Redis::start().await;
+    let folder = folder();
+    let key = folder.path().join("grants.key");
+    std::fs::write(&key, "0123456789abcdef0123456789abcdef0123456789\n").unwrap();
+    let with_key = |key: &str| {
+        let more = format!("counters: {{ redis: \"{}\" }}\ngrants: {{ groups: [ops]{key} }}\n", redis.url());
+        config(&idp.issuer, &more)
+    };
+    let agent = Agent::start(&with_key(&format!(", key: \"file:{}\"", key.display()))).await;
+    let forger = folder.path().join("forger.yaml");
+    std::fs::write(&forger, with_key("")).unwrap();
+    let grant = |config: &str, user: &str| {
+        let arguments = ["grant", "--config", config, user, "ops", "30m", "--reason", "x"];
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    };
+    grant(forger.to_str().unwrap(), "bob");
+    eventually("it is passed over", || async {
+        agent.program.log().contains("there are grants in Redis that this agent does not take").then_some(())
+    })
+    .await;
+    assert_eq!(agent.metric("tollgate_grants").await, 0.0);
+    assert_eq!(stdout(&run(&agent, &["grants", "list"])), "nothing is granted\n");
+    grant(agent.config.to_str().unwrap(), "alice");
+    eventually("one that is sealed is taken", || async {
+        (agent.metric("tollgate_grants").await == 1.0).then_some(())
+    })
+    .await;
+    assert!(agent.program.log().contains("alice") && !agent.program.log().contains("\"bob"), "{}", agent.program.log());
 }
 
 async fn all(haproxy: &Haproxy, token: &str, status: u16) {
