@@ -186,18 +186,32 @@ fn a_requirement_is_a_tree_and_says_what_is_missing() {
     let head = POLICY.split("limits:").next().unwrap();
     let bench = Bench::new(&format!("{head}{REQUIREMENTS}"));
     let none = None;
-    let carol = Some(json!({}));
+    let carol = Some(json!({ "preferred_username": "carol" }));
     let ops = Some(json!({ "groups": ["platform-ops"] }));
     let both = Some(json!({ "groups": ["platform-ops", "auditors"] }));
     let overage = Some(json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": {} }));
     let strong = Some(json!({ "acr": "gold", "auth_time": 1, "amr": ["hwk"] }));
-    let recent = Some(json!({ "acr": "silver", "auth_time": NOW_S - 10 }));
+    let recent = Some(json!({ "acr": "silver", "auth_time": NOW_S - 10, "level": 3 }));
     let future = Some(json!({ "acr": "gold", "auth_time": NOW_S + 600 }));
     for (line, claims, status, reason) in [
         ("GET a.example/inside", &none, "200", "allowed"),
         ("GET a.example/inside", &carol, "200", "allowed"),
         ("GET a.example/outside", &none, "403", "source_refused"),
         ("GET a.example/outside", &ops, "403", "source_refused"),
+        ("GET a.example/elsewhere", &none, "403", "source_refused"),
+        ("GET a.example/elsewhere", &ops, "403", "source_refused"),
+        ("GET a.example/closed", &none, "403", "time_refused"),
+        ("GET a.example/closed", &ops, "403", "time_refused"),
+        ("GET a.example/ended", &carol, "200", "allowed"),
+        ("GET a.example/own/carol", &none, "401", "credential_missing"),
+        ("GET a.example/own/carol", &carol, "200", "allowed"),
+        ("GET a.example/own/bob", &carol, "403", "condition_unmet"),
+        ("GET a.example/level", &carol, "403", "condition_failed"),
+        ("GET a.example/level", &recent, "200", "allowed"),
+        ("GET a.example/unlevel", &carol, "403", "condition_failed"),
+        ("GET a.example/member", &ops, "200", "allowed"),
+        ("GET a.example/member", &carol, "403", "condition_unmet"),
+        ("GET a.example/member", &overage, "403", "groups_unknown"),
         ("GET a.example/either", &none, "401", "credential_missing"),
         ("GET a.example/either", &carol, "403", "condition_unmet"),
         ("GET a.example/either", &ops, "200", "allowed"),
@@ -604,16 +618,23 @@ rules:
 "#;
 
 /// `Bench::request` comes from 192.0.2.7.
-const REQUIREMENTS: &str = r"rules:
+const REQUIREMENTS: &str = r#"rules:
   - { name: inside, path: /inside, allow: { anyone: true, src: [192.0.2.0/24] } }
   - { name: outside, path: /outside, allow: { anyone: true, src: [10.0.0.0/8, 'fd00::/8'] } }
+  - { name: elsewhere, path: /elsewhere, allow: { src: 10.0.0.0/8, groups: [ops] } }
+  - { name: closed, path: /closed, allow: { groups: [ops], time: { after: 2126-01-01 } } }
+  - { name: ended, path: /ended, allow: { not: { time: { before: 2020-01-01 } } } }
+  - { name: own, path: /own/**, allow: { when: "path == '/own/' + user" } }
+  - { name: level, path: /level, allow: { when: claims.level >= 3 } }
+  - { name: unlevel, path: /unlevel, allow: { not: { when: claims.level >= 3 } } }
+  - { name: member, path: /member, allow: { when: "'ops' in groups" } }
   - { name: either, path: /either, allow: { any: [{ groups: [ops] }, { src: 10.0.0.0/8 }] } }
   - { name: except, path: /except, allow: { groups: [ops], no_groups: [auditors] } }
   - { name: nobody, path: /nobody, allow: { not: { src: 192.0.2.7 } } }
   - { name: strong, path: /strong, allow: { acr: [gold], amr: hwk } }
   - { name: recent, path: /recent, allow: { acr: [gold, silver], max_login_age: 5m } }
   - { name: host, host: '*.below.example', path: /host, allow: authenticated }
-";
+"#;
 
 const POLICY: &str = r#"
 issuers:
