@@ -6,7 +6,7 @@
 //! a DPoP proof (ES256) takes beside a token that is known.
 //!
 //! `api key` and `certificate` are the look-ups of callers without a token, `constant time` whether the time that one takes
-//! says anything about a key. `rules` is a decision by the last of so many rules. `audit on` and `audit off` differ by the
+//! says anything about a key. `rules` is a decision by the last of so many rules, `when` one by an expression. `audit on` and `audit off` differ by the
 //! audit trail.
 //!
 //! The work: an ES256 token of about 900 bytes, verified once and then cached; issuer, audience and group rule; one
@@ -319,6 +319,7 @@ criterion_group!(
     verify,
     credentials::credentials,
     rules::rules,
+    rules::expressions,
     audit::audit,
     constant_time::api_keys
 );

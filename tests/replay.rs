@@ -169,9 +169,9 @@ rules:
         "           1  nobody can tell\n",
         "           1  passed over: an agent that could not decide\n",
         "           1  passed over: lines that are no decisions\n",
-        "           1  alice of https://login.acme.example: rule r let it pass, rule hours would not (time_refused), such as GET api.acme.example/hours (3b1j0q8r5k2m0007)\n",
-        "rule r let it pass, no rule would not (path_ambiguous), such as GET api.acme.example/esc\\u{1b}[2J\\n",
-        "rule scope would decide, rule r did, such as GET api.acme.example/scope",
+        "           1  rule r let it pass, rule hours would not (time_refused): 1 user\n           1    alice of https://login.acme.example, such as GET api.acme.example/hours (3b1j0q8r5k2m0007)\n",
+        "rule r let it pass, no rule would not (path_ambiguous): 1 user\n           1    eve of https://login.acme.example, such as GET api.acme.example/esc\\u{1b}[2J\\n",
+        "           1  rule scope would decide, rule r did: 1 user\n",
     ];
     for text in expected {
         assert!(shown.contains(text), "{text:?} is not in\n{shown}");

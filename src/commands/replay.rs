@@ -1,5 +1,6 @@
 //! `tollgate replay`: past requests against another config.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -139,18 +140,27 @@ fn print(tally: &Tally, flags: &ReplayArgs, out: &mut impl Write) -> std::io::Re
         (Kind::Elsewhere, "Would go to another backend:"),
         (Kind::Untold, "Nobody can tell, since the log does not hold what the rule looks at:"),
     ] {
-        let of_kind: Vec<&Group> = groups.iter().filter(|group| group.kind == kind).collect();
-        if of_kind.is_empty() {
+        let rules = by_rule(groups.iter().filter(|group| group.kind == kind));
+        if rules.is_empty() {
             continue;
         }
         writeln!(out, "\n{title}")?;
-        for group in of_kind.iter().take(flags.top) {
-            writeln!(out, "{:>12}  {}", grouped(group.count), line(group))?;
+        for people in rules.iter().take(flags.top) {
+            let Some(first) = people.first() else { continue };
+            let count: u64 = people.iter().map(|group| group.count).sum();
+            let users =
+                if people.len() == 1 { "1 user".to_owned() } else { format!("{} users", grouped(people.len() as u64)) };
+            writeln!(out, "{:>12}  {}: {users}", grouped(count), how(first))?;
+            for group in people.iter().take(flags.top) {
+                writeln!(out, "{:>12}    {}", grouped(group.count), who(group))?;
+            }
+            let rest: u64 = people.iter().skip(flags.top).map(|group| group.count).sum();
+            if rest > 0 {
+                writeln!(out, "{:>12}    {} more", grouped(rest), grouped((people.len() - flags.top) as u64))?;
+            }
         }
-        let rest: u64 = of_kind.iter().skip(flags.top).map(|group| group.count).sum();
-        if rest > 0 {
-            let more = of_kind.len() - flags.top;
-            writeln!(out, "{:>12}  in {more} more groups (--top {}, or --json)", grouped(rest), of_kind.len())?;
+        if rules.len() > flags.top {
+            writeln!(out, "{:>12}  and by {} more rules (--top, or --json)", "", rules.len() - flags.top)?;
         }
     }
     if !groups.is_empty() {
@@ -162,34 +172,48 @@ fn print(tally: &Tally, flags: &ReplayArgs, out: &mut impl Write) -> std::io::Re
     Ok(())
 }
 
-/// `alice of acme: rule api, now admin (group_missing), such as GET api.acme.example/v1/x (3b1j0q8r5k2m0007)`
-fn line(group: &Group) -> String {
+/// Groups of what is different in the same way for several users, the largest first in both.
+fn by_rule<'a>(groups: impl Iterator<Item = &'a Group>) -> Vec<Vec<&'a Group>> {
+    let mut rules: Vec<Vec<&Group>> = Vec::new();
+    let mut places = HashMap::new();
+    for group in groups {
+        let place = *places.entry((&group.before, &group.after, &group.reason, &group.backend)).or_insert_with(|| {
+            rules.push(Vec::new());
+            rules.len() - 1
+        });
+        if let Some(people) = rules.get_mut(place) {
+            people.push(group);
+        }
+    }
+    rules.sort_by_key(|people| std::cmp::Reverse(people.iter().map(|group| group.count).sum::<u64>()));
+    rules
+}
+
+/// `rule api let it pass, rule admin would not (group_missing)`
+fn how(group: &Group) -> String {
+    let text = |text: &str| Summary::printable(text.as_bytes());
+    let rule = |name: &str| if name.is_empty() { "no rule".to_owned() } else { format!("rule {}", text(name)) };
+    let (before, after) = (rule(&group.before), rule(&group.after));
+    match group.kind {
+        Kind::Refused => format!("{before} let it pass, {after} would not ({})", text(&group.reason)),
+        Kind::Passes => format!("{before} refused it ({}), {after} would let it pass", text(&group.reason)),
+        Kind::Elsewhere if group.backend.is_empty() => format!("{after} names no backend for it"),
+        Kind::Elsewhere => format!("{after} sends it to {}", text(&group.backend)),
+        Kind::Untold => format!("{after} would decide, {before} did"),
+    }
+}
+
+/// `alice of acme, such as GET api.acme.example/v1/x (3b1j0q8r5k2m0007)`
+fn who(group: &Group) -> String {
     let text = |text: &str| Summary::printable(text.as_bytes());
     let who = match (group.user.as_str(), group.issuer.as_str()) {
         ("", _) => "nobody".to_owned(),
         (user, "") => text(user),
         (user, issuer) => format!("{} of {}", text(user), text(issuer)),
     };
-    let rule = |name: &str| if name.is_empty() { "no rule".to_owned() } else { format!("rule {}", text(name)) };
-    let how = match group.kind {
-        Kind::Refused => {
-            format!("{} let it pass, {} would not ({})", rule(&group.before), rule(&group.after), group.reason)
-        }
-        Kind::Passes => {
-            format!(
-                "{} refused it ({}), {} would let it pass",
-                rule(&group.before),
-                text(&group.reason),
-                rule(&group.after)
-            )
-        }
-        Kind::Elsewhere if group.backend.is_empty() => format!("{} names no backend for it", rule(&group.after)),
-        Kind::Elsewhere => format!("{} sends it to {}", rule(&group.after), text(&group.backend)),
-        Kind::Untold => format!("{} would decide, {} did", rule(&group.after), rule(&group.before)),
-    };
     let example = &group.example;
     let id = if example.decision_id.is_empty() { String::new() } else { format!(" ({})", text(&example.decision_id)) };
-    format!("{who}: {how}, such as {} {}{}{id}", text(&example.method), text(&example.host), text(&example.path))
+    format!("{who}, such as {} {}{}{id}", text(&example.method), text(&example.host), text(&example.path))
 }
 
 fn shown(tally: &Tally) -> serde_json::Value {

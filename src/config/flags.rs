@@ -199,7 +199,7 @@ pub struct ReplayArgs {
     /// The config to decide with
     #[arg(long, value_name = "CONFIG", value_hint = ValueHint::FilePath)]
     pub with: PathBuf,
-    /// How many groups of differences are shown, of each kind the largest
+    /// How many rules of each kind, and users of each rule, are shown
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     pub top: usize,
     /// Print JSON, with all groups
