@@ -98,6 +98,27 @@ fn explain_says_each_step_and_holds_itself_to_an_expectation() {
 }
 
 #[test]
+fn explain_says_of_each_part_of_a_requirement_whether_it_is_met() {
+    let folder = crate::support::folder();
+    let config = folder.path().join("tollgate.yaml");
+    let text = r#"
+rules:
+  - name: app
+    allow:
+      anyone: true
+      any: [{ src: 10.0.0.0/8, time: { after: 2126-01-01 } }, { when: "path.startsWith('/y')" }]
+      not: { src: 192.0.2.0/24 }
+"#;
+    std::fs::write(&config, text).unwrap();
+    let arguments = ["explain", "--offline", "--url", "https://a.example/x", "--src", "10.1.2.3", "--config"];
+    let output = tollgate(&[&arguments[..], &[config.to_str().unwrap()]].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    for line in ["ok  authorize  any[0].src: met", "--  authorize  any[0].time: not met", "any[1].when: false", "not.src: not met"] {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+}
+
+#[test]
 fn explain_takes_every_credential_and_says_none_back() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

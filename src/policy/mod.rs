@@ -284,6 +284,9 @@ impl Matched<'_> {
             trace.step(STAGE, Outcome::Fail, || "nothing matched, which is a denial".to_owned());
             return Err(Denial { rule: None, refusal: Refusal::NoRule, location: None, shadows });
         };
+        if let (true, Allow::Require(requirement)) = (trace.is_on(), &rule.allow) {
+            requirement.tell(case, "", trace);
+        }
         if let Some(refusal) = refusal(rule, case) {
             trace.step(STAGE, Outcome::Fail, || format!("rule `{}`: {refusal}", rule.name));
             let redirected = refusal == Refusal::CredentialMissing && rule.anonymous.redirects(request);

@@ -10,12 +10,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::STAGE;
 use super::condition::{Condition, Held};
 use super::hours::Hours;
 use crate::clock::Now;
 use crate::identity::settings::ClaimPath;
 use crate::identity::{CredentialKind, GroupId, Identity};
 use crate::request::Request;
+use crate::trace::{Outcome, Trace};
 
 /// All given parts are required; a list within one part means any of, but in `all_groups`, `no_groups` and `all`. A part
 /// that is empty requires nothing.
@@ -210,6 +212,50 @@ impl Requirement {
             });
         }
         fit
+    }
+
+    /// Says of each of its parts whether it is met, for whoever wants to know why; `at` is the way to it.
+    pub fn tell(&self, case: Case<'_>, at: &str, trace: &mut Trace) {
+        let alone = |part: Requirement| match part.fit(case) {
+            Fit::Met => (Outcome::Pass, "met"),
+            Fit::Unmet(_) => (Outcome::Note, "not met"),
+            Fit::Unknown(_) => (Outcome::Note, "nobody can tell"),
+        };
+        let Requirement { groups, all_groups, no_groups, scopes, claims, src, credential, time, strength, .. } = self;
+        let none = Requirement::default;
+        let own: [(&str, bool, Requirement); 9] = [
+            ("src", src.is_empty(), Requirement { src: src.clone(), ..none() }),
+            ("time", time.is_empty(), Requirement { time: time.clone(), ..none() }),
+            ("credential", credential.is_empty(), Requirement { credential: credential.clone(), ..none() }),
+            ("groups", groups.is_empty(), Requirement { groups: groups.clone(), ..none() }),
+            ("all_groups", all_groups.is_empty(), Requirement { all_groups: all_groups.clone(), ..none() }),
+            ("no_groups", no_groups.is_empty(), Requirement { no_groups: no_groups.clone(), ..none() }),
+            ("scopes", scopes.is_empty(), Requirement { scopes: scopes.clone(), ..none() }),
+            ("claims", claims.is_empty(), Requirement { claims: claims.clone(), ..none() }),
+            ("acr, amr, max_login_age", strength.is_none(), Requirement { strength: strength.clone(), ..none() }),
+        ];
+        for (name, _, part) in own.into_iter().filter(|(_, is_empty, _)| !is_empty) {
+            let (outcome, said) = alone(part);
+            trace.step(STAGE, outcome, || format!("{at}{name}: {said}"));
+        }
+        for (name, parts) in [("all", &self.all), ("any", &self.any)] {
+            for (index, part) in parts.iter().enumerate() {
+                part.tell(case, &format!("{at}{name}[{index}]."), trace);
+            }
+        }
+        if let Some(part) = &self.not {
+            part.tell(case, &format!("{at}not."), trace);
+        }
+        if let Some(when) = &self.when {
+            let said = match when.holds(case) {
+                Held::Yes => "true".to_owned(),
+                Held::No => "false".to_owned(),
+                Held::GroupsUnknown => "not all groups are known".to_owned(),
+                Held::Unrecorded => "not all of it is known".to_owned(),
+                Held::Failed(why) => why,
+            };
+            trace.step(STAGE, Outcome::Note, || format!("{at}when: {said}"));
+        }
     }
 
     /// Whether it is for another network or another time, whoever asks: no credential would change that.
