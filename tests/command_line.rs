@@ -113,7 +113,12 @@ rules:
     let arguments = ["explain", "--offline", "--url", "https://a.example/x", "--src", "10.1.2.3", "--config"];
     let output = tollgate(&[&arguments[..], &[config.to_str().unwrap()]].concat());
     let said = String::from_utf8(output.stdout).unwrap();
-    for line in ["ok  authorize  any[0].src: met", "--  authorize  any[0].time: not met", "any[1].when: false", "not.src: not met"] {
+    for line in [
+        "ok  authorize  any[0].src: met",
+        "--  authorize  any[0].time: not met",
+        "any[1].when: false",
+        "not.src: not met",
+    ] {
         assert!(said.contains(line), "{line:?} is not in\n{said}");
     }
 }

@@ -135,6 +135,9 @@ impl Condition {
             let first = errors.errors.first().map_or_else(String::new, |error| {
                 // Behind it are the names of the parser's tokens.
                 let said = error.msg.split(" expecting ").next().unwrap_or_default();
+                if said.contains("Recursion limit") {
+                    return ": it nests more than 96 deep".to_owned();
+                }
                 format!(": column {}: {}", error.pos.1, said.replace(['\n', '\r'], " ").replace("<EOF>", "end of it"))
             });
             Unusable::new(format!("this is not an expression{first}"), EXPRESSION)
