@@ -132,6 +132,11 @@ pub const CHECKS: &[Check] = &[
         why: "whoever reaches the other port is asked nothing",
         look: |scene, found| door::tell(scene, "side-door", found),
     },
+    Check {
+        id: "undecided",
+        why: "what was not followed to its end may be open: silence about it would be a promise that nobody can keep",
+        look: |scene, found| door::tell(scene, "undecided", found),
+    },
     // The question.
     Check {
         id: "spoe-unread",

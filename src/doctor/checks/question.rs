@@ -242,7 +242,7 @@ pub(super) fn late_answer(scene: &Scene<'_>, found: &mut Findings<'_>) {
             rule.phase != Phase::Response && matches!(rule.action, Action::Ask { engine, .. } if engine == filter.name)
         };
         let Some(again) = scene.rules_of(filter.proxy).iter().rfind(asks) else { continue };
-        let error = engine.error().unwrap_or_else(|| format!("txn.{}.error", engine.prefix()));
+        let error = engine.error().map(str::to_owned).unwrap_or_else(|| format!("txn.{}.error", engine.prefix()));
         let what = "the agent is asked again after a timeout, while its first answer may still come";
         found.tell(
             again.line,
