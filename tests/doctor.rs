@@ -285,6 +285,19 @@ fn a_backend_beside_the_guarded_ones_is_a_finding_or_a_note() {
 }
 
 #[test]
+fn where_only_routing_looks_at_the_answer_the_finding_says_so() {
+    let routed = "use_backend b if { var(txn.a.verdict) -m str allow }\nuse_backend apart unless { var(txn.a.verdict) -m str allow }\n";
+    for (front, said) in [
+        (routed, "this sends requests elsewhere on certain answers only"),
+        ("http-request deny if { var(txn.a.verdict) -m str deny }\n", "this refuses on certain answers only"),
+    ] {
+        let report = door("", front, "");
+        let shown: Vec<_> = report.findings.iter().map(|finding| (finding.check.id, finding.what.as_str())).collect();
+        assert!(matches!(shown[..], [("refuses-by-word", what)] if what.starts_with(said)), "{shown:?}");
+    }
+}
+
+#[test]
 fn what_is_too_much_to_follow_is_never_called_closed() {
     let moved: String =
         (0..210).map(|i| format!("http-request redirect location /new if {{ path /old{i} }}\n")).collect();
@@ -355,6 +368,43 @@ fn what_stands_beside_the_answer_is_seen_for_what_it_is() {
         let report = door(bind, front, "");
         assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{bind} {front}\n{report:?}");
         assert!(report.notes.is_empty(), "{report:?}");
+    }
+}
+
+#[test]
+fn whose_word_an_identity_header_and_an_address_are() {
+    let set = "http-request set-header X-User %[var(txn.a.user)] if { var(txn.a.user) -m len gt 0 }\n";
+    let copy = "http-request set-var(txn.u) var(txn.a.user)\nhttp-request set-var-fmt(txn.w) \"%[var(txn.u)]\"\n";
+    let copied =
+        |name: &str| format!("{copy}http-request set-header X-User %[var({name})] if {{ var({name}) -m len gt 0 }}\n");
+    let open = "identity-droppable identity-not-stripped";
+    for (front, expected) in [
+        (set.to_owned(), open),
+        (copied("txn.u"), open),
+        (copied("txn.w"), open),
+        (format!("http-request deny if {{ req.hdr_cnt(x-user) gt 0 }}\n{set}"), "identity-droppable identity-folded"),
+        (format!("http-request deny if {{ req.hdr(x-user) -m found }}\n{set}"), "identity-droppable identity-folded"),
+        (
+            format!("acl sent req.hdr_cnt(X-User) ge 1\nhttp-request deny if METH_PUT || sent\n{set}"),
+            "identity-droppable identity-folded",
+        ),
+        (format!("http-request deny if {{ req.hdr_cnt(x-user) gt 1 }}\n{set}"), open),
+        (format!("http-request deny if {{ req.hdr_cnt(x-user) gt 0 }} METH_PUT\n{set}"), open),
+        (format!("http-request deny if !{{ req.hdr_cnt(x-user) gt 0 }}\n{set}"), open),
+        (format!("http-request deny if {{ req.hdr_cnt(x-other) gt 0 }}\n{set}"), open),
+        (format!("http-request set-src req.hdr(x-forwarded-for)\nhttp-request send-spoe-group a g\n{CLOSE}"), ""),
+    ] {
+        let report = door("", &format!("{CLOSE}{front}"), "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{front}\n{report:?}");
+    }
+    for (rule, expected) in [
+        ("http-request set-src req.hdr(x-forwarded-for)\n", "address-by-client"),
+        ("http-request set-src hdr_ip(x-real-ip,-1)\n", "address-by-client"),
+        ("http-request set-src req.hdr(x-forwarded-for) if { src 10.0.0.1 }\n", ""),
+        ("http-request set-src str(10.0.0.1)\n", ""),
+    ] {
+        let report = door(&format!("bind 127.0.0.1:80\n{rule}"), CLOSE, "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{rule}\n{report:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! value that the assumption gives it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::condition::{Condition, Criterion, Test, Value, parse_sample};
 use super::lines::Line;
@@ -29,7 +30,7 @@ pub(super) enum Answer<'w> {
 }
 
 /// Which ACLs hold, by their text.
-pub(super) type Truth = BTreeMap<String, bool>;
+pub(super) type Truth = BTreeMap<Rc<str>, bool>;
 
 /// Where one way ends.
 #[derive(Debug)]
@@ -192,7 +193,7 @@ impl<'a> Walk<'_, 'a, '_> {
     }
 
     /// Takes a rule that may be met or not without parting the ways; `false` where they must.
-    fn blurs(&self, state: &mut State<'a>, rule: &Rule<'a>, unknown: &str) -> bool {
+    fn blurs(&self, state: &mut State<'a>, rule: &Rule<'a>, unknown: &Rc<str>) -> bool {
         match &rule.action {
             Action::SetVariable { name, .. } | Action::UnsetVariable(name) => {
                 state.variables.insert((*name).to_owned(), Value::Any);
@@ -201,9 +202,9 @@ impl<'a> Walk<'_, 'a, '_> {
             // Whom it refuses it refuses in any case, so only whom it lets go on is of interest.
             _ if self.refuses_regardless(state.proxy, rule) => {
                 for holds in [true, false] {
-                    state.truth.insert(unknown.to_owned(), holds);
+                    state.truth.insert(unknown.clone(), holds);
                     if self.holds(state, rule.condition.as_ref()) == Ok(true) {
-                        state.truth.insert(unknown.to_owned(), !holds);
+                        state.truth.insert(unknown.clone(), !holds);
                         return self.holds(state, rule.condition.as_ref()) == Ok(false) || {
                             state.truth.remove(unknown);
                             true
@@ -380,7 +381,7 @@ impl<'a> Walk<'_, 'a, '_> {
     }
 
     /// Whether a condition holds, or what must be assumed to say so.
-    fn holds(&self, state: &State<'_>, condition: Option<&Condition<'_>>) -> Result<bool, String> {
+    fn holds(&self, state: &State<'_>, condition: Option<&Condition<'_>>) -> Result<bool, Rc<str>> {
         let Some(condition) = condition else { return Ok(true) };
         let mut unknown = None;
         'any: for all in &condition.any {
@@ -402,13 +403,13 @@ impl<'a> Walk<'_, 'a, '_> {
         unknown.map_or(Ok(condition.unless), Err)
     }
 
-    fn test(&self, state: &State<'_>, test: &Test<'_>) -> Result<bool, String> {
+    fn test(&self, state: &State<'_>, test: &Test<'_>) -> Result<bool, Rc<str>> {
         let criteria = match test {
             Test::Inline(criterion) => std::slice::from_ref(criterion),
             Test::Named("TRUE") => return Ok(true),
             Test::Named("FALSE") => return Ok(false),
             Test::Named(name) => match self.scene.acl(state.proxy, name) {
-                [] => return state.truth.get(*name).copied().ok_or_else(|| (*name).to_owned()),
+                [] => return state.truth.get(*name).copied().ok_or_else(|| (*name).into()),
                 criteria => criteria,
             },
         };
@@ -425,8 +426,8 @@ impl<'a> Walk<'_, 'a, '_> {
         unknown.map_or(Ok(false), Err)
     }
 
-    fn criterion(&self, state: &State<'_>, criterion: &Criterion) -> Result<bool, String> {
-        let assumed = state.truth.get(&criterion.text).copied();
+    fn criterion(&self, state: &State<'_>, criterion: &Criterion) -> Result<bool, Rc<str>> {
+        let assumed = state.truth.get(criterion.text.as_str()).copied();
         let known = match criterion.fetch.as_str() {
             "always_true" => Some(true),
             "always_false" => Some(false),
@@ -443,10 +444,10 @@ impl<'a> Walk<'_, 'a, '_> {
         };
         let excluded = || {
             let mut held = state.truth.iter().filter(|(_, holds)| **holds);
-            held.any(|(text, _)| self.scene.criteria.get(text).is_some_and(|other| other.excludes(criterion)))
+            held.any(|(text, _)| self.scene.criteria.get(&**text).is_some_and(|other| other.excludes(criterion)))
                 .then_some(false)
         };
-        known.or(assumed).or_else(excluded).ok_or_else(|| criterion.text.clone())
+        known.or(assumed).or_else(excluded).ok_or_else(|| criterion.text.as_str().into())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Ways past the answer: what gets to a backend without an agent's yes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::super::condition::Criterion;
 use super::super::lines::Line;
@@ -165,6 +166,7 @@ impl<'a> Door<'_, 'a> {
                 format!("no rule refuses by what the agent answers: every request reaches {}", quoted(&backends));
             self.open("no-refusal", self.question(), what, self.closing_rule());
         }
+        self.served_early();
         self.other_answers(&silent)
     }
 
@@ -237,8 +239,21 @@ impl<'a> Door<'_, 'a> {
     /// The properties of a request that alone take it past what closes.
     fn causes(&self, way: &Way<'a>) -> Option<Vec<Exempts>> {
         let lines: BTreeSet<_> = self.gates.values().map(|line| (line.source, line.number)).collect();
+        // What only routes comes after all that closes in the frontend itself.
+        let rules = self.scene.rules_of(self.front);
+        let texts = |route: bool| {
+            let of = rules.iter().filter(move |rule| (rule.phase == Phase::Route) == route);
+            let criteria = of.flat_map(|rule| self.scene.criteria_of(self.front, rule));
+            criteria.map(|criterion| criterion.text.as_str()).collect::<BTreeSet<_>>()
+        };
+        let closes_here =
+            self.gates.values().all(|gate| rules.iter().any(|rule| rule.line == *gate && rule.phase < Phase::Route));
+        let (decides, routes) = (texts(false), texts(true));
         let mut causes = Vec::new();
         for (key, holds) in &way.truth {
+            if closes_here && routes.contains(&**key) && !decides.contains(&**key) {
+                continue;
+            }
             let mut flipped = way.truth.clone();
             flipped.insert(key.clone(), !holds);
             let changes = self.ways(Answer::Quiet, &flipped)?.into_iter().any(|other| match other.end {
@@ -269,6 +284,20 @@ impl<'a> Door<'_, 'a> {
         };
         let what = format!("a request reaches backend `{backend}` undecided where {shown}");
         self.open(id, gate, what, fix.to_owned());
+    }
+
+    /// A cache that answers before the backend closes.
+    fn served_early(&mut self) {
+        let rules = self.scene.rules_of(self.front);
+        let here = |gate: &Line| rules.iter().any(|rule| rule.line == gate);
+        let Some((backend, gate)) = self.gates.iter().find(|(_, gate)| !here(gate)) else { return };
+        let cached = |rule: &&Rule<'_>| rule.phase == Phase::Request && rule.line.word(1) == "cache-use";
+        if let Some(rule) = rules.iter().find(cached) {
+            let what = format!("what is cached of backend `{backend}` is served before line {} closes", gate.number);
+            let fix =
+                format!("{}, in the frontend; or cache-use in the backend, below what closes", self.closing_rule());
+            self.open("from-cache", rule.line, what, fix);
+        }
     }
 
     /// What people should know of the backends beside the guarded ones.
@@ -390,7 +419,7 @@ impl<'a> Door<'_, 'a> {
 
 /// A property of a request that takes it past what closes.
 struct Exempts {
-    key: String,
+    key: Rc<str>,
     holds: bool,
     kind: Cause,
 }
