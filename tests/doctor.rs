@@ -215,18 +215,224 @@ fn a_door_is_followed_through_backends_vhosts_and_many_conditions() {
         (format!("{many}http-request deny if {} !{{ var(txn.a.verdict) -m str allow }}\n", any.join(" ")), String::new(), "closes-only-some"),
         ("tcp-request content accept if { src 10.0.0.0/8 }\nhttp-request deny unless { var(txn.a.verdict) -m str allow }\n".to_owned(), String::new(), ""),
     ] {
-        let config = format!(
-            "defaults\nmode http\ntimeout server 1m\nfrontend f\nbind 127.0.0.1:80\nfilter spoe engine a config a.conf\nhttp-request send-spoe-group a g\nlog-format %[var(txn.a.e)]\nhttp-request set-header X-Forwarded-For %[src]\n{front}default_backend b\nbackend b\n{back}server s 127.0.0.1:81\nbackend other\nhttp-request deny\nbackend agents\nmode tcp\noption spop-check\nserver a 127.0.0.1:82 check\n"
-        );
-        let spoe = "[a]\nspoe-agent a\ngroups g\noption set-on-error e\ntimeout processing 1s\nuse-backend agents\nspoe-message m\nargs src=src\nspoe-group g\nmessages m\n";
-        let folder = folder();
-        std::fs::write(folder.path().join("a.conf"), spoe).unwrap();
-        std::fs::write(folder.path().join("a.cfg"), &config).unwrap();
-        let report = examine(&folder.path().join("a.cfg"), &settings());
+        let report = door("", &front, &back);
         let found = found(&report).into_iter().collect::<Vec<_>>().join(" ");
         assert_eq!(found, expected, "{front}{back}\n{report:?}");
         assert!(report.notes.is_empty(), "{report:?}");
     }
+}
+
+/// One frontend `f` with an agent `a` that is asked, and what the backends are.
+fn door(bind: &str, front: &str, back: &str) -> Report {
+    let bind = if bind.is_empty() { "bind 127.0.0.1:80" } else { bind };
+    let config = format!(
+        "defaults\nmode http\ntimeout server 1m\nfrontend f\n{bind}\nfilter spoe engine a config a.conf\nhttp-request send-spoe-group a g\nlog-format %[var(txn.a.e)]\nhttp-request set-header X-Forwarded-For %[src]\n{front}default_backend b\nbackend b\n{back}server s 127.0.0.1:81\nbackend other\nhttp-request deny\nbackend apart\nserver s 127.0.0.1:83\nbackend same\nserver s 127.0.0.1:81\nbackend agents\nmode tcp\noption spop-check\nserver a 127.0.0.1:82 check\n"
+    );
+    let spoe = "[a]\nspoe-agent a\ngroups g\noption set-on-error e\ntimeout processing 1s\nuse-backend agents\nspoe-message m\nargs src=src\nspoe-group g\nmessages m\n";
+    doctor::examine(&[(PathBuf::from("a.cfg"), config.into_bytes())], &settings(), |_| Ok(spoe.as_bytes().to_vec()))
+}
+
+const CLOSE: &str = "http-request deny unless { var(txn.a.verdict) -m str allow }\n";
+
+#[test]
+fn a_backend_beside_the_guarded_ones_is_a_finding_or_a_note() {
+    let allowed =
+        "acl allowed var(txn.a.verdict) -m str allow\nacl api path_beg /api\nacl internal hdr(x-internal) yes\n";
+    for (front, back, expected, note) in [
+        (
+            "http-request deny if api !allowed\nuse_backend apart if api\n",
+            "",
+            "",
+            "`b` is reached undecided where `path_beg /api` does not hold",
+        ),
+        (
+            "use_backend apart if { hdr(host) b.example }\n",
+            CLOSE,
+            "",
+            "`apart` is reached undecided where `hdr(host) b.example` holds",
+        ),
+        ("use_backend same if { hdr(host) b.example }\n", CLOSE, "exempt-by-client", ""),
+        ("use_backend same if { ssl_fc_sni b.example }\n", CLOSE, "exempt-by-client", ""),
+        ("use_backend apart if internal\n", CLOSE, "exempt-by-client", ""),
+        ("use_backend apart if { req.hdr_ip(x-real-ip) 10.0.0.0/8 }\n", CLOSE, "exempt-by-client", ""),
+        (
+            "http-request allow if internal\nhttp-request deny unless allowed\nuse_backend apart if internal\n",
+            "",
+            "allow-ends-early",
+            "",
+        ),
+        (
+            "http-request deny unless allowed or { path_beg /admin }\nuse_backend apart if { path_beg /admin }\n",
+            "",
+            "",
+            "`apart` is reached undecided where `path_beg /admin` holds",
+        ),
+        (
+            "http-request deny unless allowed or { path_beg /static/ }\nuse_backend same if { path_beg /static/ }\n",
+            "",
+            "exempt-by-path",
+            "",
+        ),
+        ("http-request deny unless allowed or { path /status }\nuse_backend apart if { path /status }\n", "", "", ""),
+        ("use_backend apart if { src 10.0.0.0/8 }\n", CLOSE, "", ""),
+        ("http-request deny unless allowed\nuse_backend apart if api\n", "", "", ""),
+    ] {
+        let report = door("", &format!("{allowed}{front}"), back);
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{front}{back}\n{report:?}");
+        let notes = report.notes.join("\n");
+        assert!(if note.is_empty() { notes.is_empty() } else { notes.contains(note) }, "{front}{back}\n{report:?}");
+    }
+}
+
+#[test]
+fn where_only_routing_looks_at_the_answer_the_finding_says_so() {
+    let routed = "use_backend b if { var(txn.a.verdict) -m str allow }\nuse_backend apart unless { var(txn.a.verdict) -m str allow }\n";
+    for (front, said) in [
+        (routed, "this sends requests elsewhere on certain answers only"),
+        ("http-request deny if { var(txn.a.verdict) -m str deny }\n", "this refuses on certain answers only"),
+    ] {
+        let report = door("", front, "");
+        let shown: Vec<_> = report.findings.iter().map(|finding| (finding.check.id, finding.what.as_str())).collect();
+        assert!(matches!(shown[..], [("refuses-by-word", what)] if what.starts_with(said)), "{shown:?}");
+    }
+}
+
+#[test]
+fn what_is_too_much_to_follow_is_never_called_closed() {
+    let moved: String =
+        (0..210).map(|i| format!("http-request redirect location /new if {{ path /old{i} }}\n")).collect();
+    let pairs = |also: &str| -> String {
+        (0..12).map(|i| format!("http-request deny if {{ hdr(a{i}) x }} !{{ hdr(b{i}) x }}{also}\n")).collect()
+    };
+    let told = "http-request set-var(txn.dbg) bool(true) if { hdr(x-dbg) 1 }\nhttp-request deny unless { var(txn.a.verdict) -m str allow } or { var(txn.dbg) -m bool }\n";
+    for (front, expected) in [
+        (format!("{moved}{CLOSE}"), ""),
+        (format!("{moved}{told}"), "exempt-by-client"),
+        (format!("{}{CLOSE}", pairs("")), ""),
+        (format!("{}http-request deny if {{ var(txn.a.verdict) -m str deny }}\n", pairs("")), "refuses-by-word"),
+        (format!("{}{CLOSE}", pairs(" !{ var(txn.a.verdict) -m str allow }")), "undecided"),
+    ] {
+        let report = door("", &front, "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{front}\n{report:?}");
+        assert!(report.notes.is_empty(), "{report:?}");
+    }
+}
+
+#[test]
+fn what_stands_beside_the_answer_is_seen_for_what_it_is() {
+    let lower = "http-request deny unless { var(txn.a.verdict),lower -m str allow }\n";
+    let src = "http-request deny unless { var(txn.a.verdict) -m str allow } or { src 10.0.0.0/8 }\n";
+    let set_src = "http-request set-src req.hdr(x-forwarded-for)";
+    for (bind, front, expected) in [
+        // The config's own word stands where no answer comes.
+        (
+            "",
+            "acl yes var(txn.a.allow) -m bool\nhttp-request set-var(txn.a.allow) bool(true)\nhttp-request send-spoe-group a g\nhttp-request deny unless yes\n",
+            "refuses-by-word",
+        ),
+        (
+            "",
+            "http-request set-var(txn.a.allow) bool(false)\nhttp-request send-spoe-group a g\nhttp-request deny unless { var(txn.a.allow) -m bool }\n",
+            "",
+        ),
+        // Whose word an address is.
+        ("", &format!("{set_src} if {{ src 10.0.0.1 }}\n{src}"), ""),
+        ("", &format!("{set_src}\n{src}"), "exempt-by-client"),
+        ("bind :80", src, ""),
+        ("bind :80 accept-proxy", src, "exempt-by-client"),
+        ("bind :80 accept-proxy\ntcp-request connection reject unless { src 10.0.0.1 }", src, ""),
+        ("bind 127.0.0.1:80 accept-proxy", src, ""),
+        ("", "http-request deny unless { var(txn.a.verdict) -m str allow } or LOCALHOST\n", ""),
+        ("", "http-request deny unless { var(txn.a.verdict) -m str allow } or { dst 127.0.0.1 }\n", ""),
+        // Other ways to write the same.
+        ("", lower, ""),
+        ("", "http-request deny unless { var(txn.a.verdict),concat(x) -m str allowx }\n", ""),
+        ("", "http-request deny unless { var(txn.a.verdict) -m str -f words }\n", ""),
+        ("", "http-request deny unless { var(txn.a.verdict) -m found }\n", "found-is-enough verdict-let-in"),
+        (
+            "",
+            "http-request set-var-fmt(txn.v) %[var(txn.a.verdict)]\nhttp-request deny unless { var(txn.v) -m str allow }\n",
+            "",
+        ),
+        (
+            "",
+            "http-request set-var-fmt(txn.v) is-%[var(txn.a.verdict)]\nhttp-request deny if { var(txn.v) -m str is-deny }\n",
+            "refuses-by-word",
+        ),
+        (
+            "",
+            "http-request set-var-fmt(txn.v) %[req.hdr(x)]\nhttp-request deny unless { var(txn.a.verdict) -m str allow } or { var(txn.v) -m str y }\n",
+            "closes-only-some",
+        ),
+    ] {
+        let report = door(bind, front, "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{bind} {front}\n{report:?}");
+        assert!(report.notes.is_empty(), "{report:?}");
+    }
+}
+
+#[test]
+fn whose_word_an_identity_header_and_an_address_are() {
+    let set = "http-request set-header X-User %[var(txn.a.user)] if { var(txn.a.user) -m len gt 0 }\n";
+    let copy = "http-request set-var(txn.u) var(txn.a.user)\nhttp-request set-var-fmt(txn.w) \"%[var(txn.u)]\"\n";
+    let copied =
+        |name: &str| format!("{copy}http-request set-header X-User %[var({name})] if {{ var({name}) -m len gt 0 }}\n");
+    let open = "identity-droppable identity-not-stripped";
+    for (front, expected) in [
+        (set.to_owned(), open),
+        (copied("txn.u"), open),
+        (copied("txn.w"), open),
+        (format!("http-request deny if {{ req.hdr_cnt(x-user) gt 0 }}\n{set}"), "identity-droppable identity-folded"),
+        (format!("http-request deny if {{ req.hdr(x-user) -m found }}\n{set}"), "identity-droppable identity-folded"),
+        (
+            format!("acl sent req.hdr_cnt(X-User) ge 1\nhttp-request deny if METH_PUT || sent\n{set}"),
+            "identity-droppable identity-folded",
+        ),
+        (format!("http-request deny if {{ req.hdr_cnt(x-user) gt 1 }}\n{set}"), open),
+        (format!("http-request deny if {{ req.hdr_cnt(x-user) gt 0 }} METH_PUT\n{set}"), open),
+        (format!("http-request deny if !{{ req.hdr_cnt(x-user) gt 0 }}\n{set}"), open),
+        (format!("http-request deny if {{ req.hdr_cnt(x-other) gt 0 }}\n{set}"), open),
+        (format!("http-request set-src req.hdr(x-forwarded-for)\nhttp-request send-spoe-group a g\n{CLOSE}"), ""),
+    ] {
+        let report = door("", &format!("{CLOSE}{front}"), "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{front}\n{report:?}");
+    }
+    for (rule, expected) in [
+        ("http-request set-src req.hdr(x-forwarded-for)\n", "address-by-client"),
+        ("http-request set-src hdr_ip(x-real-ip,-1)\n", "address-by-client"),
+        ("http-request set-src req.hdr(x-forwarded-for) if { src 10.0.0.1 }\n", ""),
+        ("http-request set-src str(10.0.0.1)\n", ""),
+    ] {
+        let report = door(&format!("bind 127.0.0.1:80\n{rule}"), CLOSE, "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{rule}\n{report:?}");
+    }
+}
+
+#[test]
+fn a_second_frontend_is_no_side_door_where_it_asks_for_something_else() {
+    for (bind, rule, expected) in [
+        ("bind :81", "", "side-door"),
+        ("bind :81", "http-request deny unless { src 10.0.0.0/8 }\n", ""),
+        ("bind :81", "http-request auth unless { http_auth(users) }\n", ""),
+        ("bind :81", "http-request deny unless { hdr(x-key) secret }\n", "side-door"),
+        ("bind :81 ssl crt a.pem ca-file b.pem verify required", "", ""),
+        ("bind :81 ssl crt a.pem ca-file b.pem verify optional", "", "side-door"),
+        ("bind :81 accept-proxy", "http-request deny unless { src 10.0.0.0/8 }\n", "side-door"),
+    ] {
+        let report = door("", &format!("{CLOSE}default_backend b\nfrontend plain\n{bind}\n{rule}"), "");
+        assert_eq!(found(&report).into_iter().collect::<Vec<_>>().join(" "), expected, "{bind} {rule}\n{report:?}");
+    }
+}
+
+#[test]
+fn findings_of_one_line_are_told_together() {
+    let routes: String = (0..300).map(|i| format!("use_backend v{i} if {{ hdr(host) v{i}.example }}\n")).collect();
+    let backends: String = (0..300).map(|i| format!("backend v{i}\nserver s 127.0.1.1:{}\n", 1000 + i)).collect();
+    let open = "http-request deny unless { var(txn.a.verdict) -m str allow } or { path_beg /public }\n";
+    let report = door("", &format!("{open}{routes}"), &format!("server s 127.0.0.1:81\n{backends}backend last\n"));
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    let what = &report.findings[0].what;
+    assert!(what.contains("; and ") && what.ends_with(" more of this line") && what.len() < 1000, "{what}");
 }
 
 #[test]

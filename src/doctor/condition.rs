@@ -2,7 +2,10 @@
 //!
 //! Source: HAProxy's configuration manual, sections 7.1 (matching) and 7.2 (forming conditions).
 
-use regex::bytes::RegexBuilder;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::words::Word;
 
@@ -159,6 +162,14 @@ impl Criterion {
         self.method == "str" && !self.elsewhere && !self.patterns.is_empty()
     }
 
+    /// Whether it holds for every request that has this header field, once or more.
+    pub(super) fn holds_with_field(&self, name: &str) -> bool {
+        let counts = ["hdr_cnt", "req.hdr_cnt", "fhdr_cnt", "req.fhdr_cnt"].contains(&self.fetch.as_str());
+        let any = counts && [1, 2, 3].iter().all(|number| self.matches_number(*number) == Some(true));
+        let found = ["hdr", "req.hdr", "fhdr", "req.fhdr"].contains(&self.fetch.as_str()) && self.method == "found";
+        !self.converted && self.argument.eq_ignore_ascii_case(name) && (any || found)
+    }
+
     /// An exact path: no other spelling matches it.
     pub(super) fn is_exact_path(&self) -> bool {
         self.fetch == "path" && !self.converted && ["", "str"].contains(&self.method.as_str())
@@ -280,15 +291,30 @@ pub(super) fn parse_sample(text: &str) -> (String, String, bool) {
 
 /// Whether an expression matches; `None` where it is one that this reader does not know (PCRE has more) or is too big.
 pub(super) fn expression_matches(expression: &str, ignores_case: bool, text: &str) -> Option<bool> {
-    // HAProxy's expressions see bytes.
-    let mut builder = RegexBuilder::new(expression);
-    builder
-        .unicode(false)
-        .case_insensitive(ignores_case)
-        .size_limit(EXPRESSION_BYTES_MAX)
-        .dfa_size_limit(EXPRESSION_BYTES_MAX);
-    Some(builder.build().ok()?.is_match(text.as_bytes()))
+    thread_local! {
+        // Each is asked about many names and texts, and to build its automaton takes far longer than to ask it.
+        static BUILT: RefCell<BTreeMap<(String, bool), Option<Regex>>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    BUILT.with_borrow_mut(|built| {
+        if built.len() > EXPRESSIONS_MAX {
+            built.clear();
+        }
+        let expression = built.entry((expression.to_owned(), ignores_case)).or_insert_with(|| {
+            // HAProxy's expressions see bytes.
+            let mut builder = RegexBuilder::new(expression);
+            builder
+                .unicode(false)
+                .case_insensitive(ignores_case)
+                .size_limit(EXPRESSION_BYTES_MAX)
+                .dfa_size_limit(EXPRESSION_BYTES_MAX);
+            builder.build().ok()
+        });
+        Some(expression.as_ref()?.is_match(text.as_bytes()))
+    })
 }
+
+/// Expressions that are kept.
+const EXPRESSIONS_MAX: usize = 64;
 
 /// An expression's automaton: far more than one of header names needs.
 const EXPRESSION_BYTES_MAX: usize = 1 << 20;

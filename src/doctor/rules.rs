@@ -58,6 +58,8 @@ pub(super) enum Action<'a> {
     },
     /// What the application sees is rewritten: by which word.
     Rewrite(&'a str),
+    /// `set-src`: the client's address, by this sample.
+    SetSource(&'a Word),
     /// `use_backend`.
     Route(&'a Word),
     Other,
@@ -106,12 +108,10 @@ fn read(line: &Line) -> Option<Rule<'_>> {
         },
         name @ ("set-path" | "set-pathq" | "set-uri" | "set-method" | "replace-path" | "replace-pathq"
         | "replace-uri" | "normalize-uri") => Action::Rewrite(name),
+        "set-src" => rest.first().map_or(Action::Other, Action::SetSource),
         "use_backend" => Action::Route(rest.first()?),
-        name => match (inner("set-var").or_else(|| inner("set-var-fmt")), inner("unset-var")) {
-            (Some(variable), _) => {
-                let value = if name.starts_with("set-var-fmt") { &[] } else { rest };
-                Action::SetVariable { name: variable, value }
-            }
+        _ => match (inner("set-var").or_else(|| inner("set-var-fmt")), inner("unset-var")) {
+            (Some(variable), _) => Action::SetVariable { name: variable, value: rest },
             (_, Some(variable)) => Action::UnsetVariable(variable),
             _ => Action::Other,
         },

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::Settings;
 use super::checks::{Identity, Opening};
-use super::condition::{Condition, Criterion, Test};
+use super::condition::{Condition, Criterion, Test, parse_sample};
 use super::lines::Line;
 use super::rules::{self, Action, Phase, Rule};
-use super::sections::{Config, Kind, Proxy};
+use super::sections::{Config, Kind, Proxy, is_local};
 use super::spoe::{Engine, Message};
 use super::walk::{self, BACK_EVENTS, FRONT_EVENTS};
 
@@ -33,7 +33,7 @@ pub(super) struct Scene<'a> {
     /// The variables that the config itself sets.
     pub written: BTreeSet<String>,
     /// Found once, told by several checks.
-    pub openings: OnceCell<Vec<Opening<'a>>>,
+    pub openings: OnceCell<(Vec<Opening<'a>>, Vec<String>)>,
     /// The same for headers that are filled from an agent's answer.
     pub identities: OnceCell<Vec<Identity<'a>>>,
     /// Of all engines.
@@ -42,8 +42,6 @@ pub(super) struct Scene<'a> {
     pub coarse: RefCell<BTreeSet<usize>>,
     /// How far all walks went together.
     pub steps: Cell<usize>,
-    /// Frontends with too many ways even so.
-    pub undecided: RefCell<BTreeSet<String>>,
     pub settings: &'a Settings,
     /// The line of HAProxy that it is for, where that is known.
     pub version: Option<super::lines::Version>,
@@ -98,7 +96,6 @@ impl<'a> Scene<'a> {
             prefixes,
             coarse: RefCell::default(),
             steps: Cell::default(),
-            undecided: RefCell::default(),
             settings,
             version,
         }
@@ -210,11 +207,37 @@ impl<'a> Scene<'a> {
         messages
     }
 
+    /// Whether the client's address is what somebody says and not where the connection is from: by `set-src` from a field,
+    /// or by the PROXY protocol at a port that everybody reaches. A condition on `src` says whom to believe.
+    pub(super) fn address_is_told(&self, front: usize) -> bool {
+        let Some(proxy) = self.config.proxies.get(front) else { return false };
+        let by_proxy = proxy.own.iter().any(|line| {
+            let told = line.word(0) == "bind" && line.holds("accept-proxy");
+            told && line.word(1).split(',').any(|address| !is_local(address))
+        });
+        let believes = |line: &&&Line| line.begins(&["tcp-request", "connection"]) && line.holds("src");
+        (by_proxy && !proxy.own.iter().any(|line| believes(&line)))
+            || self.rules_of(front).iter().any(|rule| self.takes_address(front, rule))
+    }
+
+    /// Whether a rule takes the client's address from a field, whoever sent it.
+    pub(super) fn takes_address(&self, front: usize, rule: &Rule<'a>) -> bool {
+        let Action::SetSource(word) = &rule.action else { return false };
+        let (fetch, ..) = parse_sample(&word.text);
+        let trusts = |criterion: &&Criterion| ["src", "dst", "dst_port"].contains(&criterion.fetch.as_str());
+        rule.phase != Phase::Response && is_field(&fetch) && !self.criteria_of(front, rule).iter().any(trusts)
+    }
+
     /// Whether a proxy speaks HTTP, as far as its lines say.
     pub(super) fn http(&self, proxy: usize) -> bool {
         let proxy = self.config.proxies.get(proxy);
         proxy.and_then(|proxy| self.config.last(proxy, &["mode"])).is_some_and(|line| line.word(1) == "http")
     }
+}
+
+/// Whether a sample is a header field that the client wrote.
+pub(super) fn is_field(fetch: &str) -> bool {
+    ["hdr", "fhdr", "req.hdr", "req.fhdr", "hdr_ip", "req.hdr_ip", "hdr_val", "req.hdr_val"].contains(&fetch)
 }
 
 /// The variables that lines read, and those that they set.
@@ -230,22 +253,32 @@ fn variables<'a>(config: &Config<'a>) -> (Vec<(&'a Line, String)>, BTreeSet<Stri
             if let Some(rest) = word.text.strip_prefix("do-resolve(") {
                 written.insert(rest.split(',').next().unwrap_or_default().to_owned());
             }
-            for (at, _) in word.text.match_indices("var") {
-                let (before, after) = word.text.split_at_checked(at).unwrap_or_default();
-                let called = after.split_once('(').filter(|(called, _)| ["var", "var-fmt"].contains(called));
-                let Some((_, rest)) = called else { continue };
-                let name = rest.split([',', ')']).next().unwrap_or_default().trim().to_owned();
-                if before.ends_with("unset-") {
-                    continue;
-                } else if before.ends_with("set-") {
-                    written.insert(name);
-                } else if !before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
-                    reads.push((line, name));
-                }
-            }
+            written.extend(calls(&word.text, "set-").map(str::to_owned));
+            reads.extend(read_in(&word.text).map(|name| (line, name.to_owned())));
         }
     }
     (reads, written)
+}
+
+/// The variables that a word reads, such as `%[var(txn.a)]`.
+pub(super) fn read_in(text: &str) -> impl Iterator<Item = &str> {
+    calls(text, "")
+}
+
+/// What stands in the parentheses of each `var`, or of each `set-var`.
+fn calls<'t>(text: &'t str, wanted: &'static str) -> impl Iterator<Item = &'t str> {
+    text.match_indices("var").filter_map(move |(at, _)| {
+        let (before, after) = text.split_at_checked(at)?;
+        let (called, rest) = after.split_once('(')?;
+        let name = rest.split([',', ')']).next().unwrap_or_default().trim();
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let whole = if wanted.is_empty() {
+            !before.ends_with(part)
+        } else {
+            before.ends_with(wanted) && !before.ends_with("unset-")
+        };
+        (whole && ["var", "var-fmt"].contains(&called)).then_some(name)
+    })
 }
 
 fn acls<'a>(config: &Config<'a>, proxy: &Proxy<'a>) -> BTreeMap<&'a str, Vec<Criterion>> {

@@ -15,6 +15,8 @@ pub(super) struct Engine<'a> {
     pub agent: Vec<&'a Line>,
     pub messages: Vec<Message<'a>>,
     pub groups: Vec<Group<'a>>,
+    prefix: &'a str,
+    error: Option<String>,
 }
 
 /// A `spoe-message`.
@@ -83,7 +85,11 @@ impl<'a> Engine<'a> {
             section = first;
         }
         let (head, agent) = engine?;
-        Some(Engine { head, agent, messages, groups })
+        let mut engine = Engine { head, agent, messages, groups, prefix: "", error: None };
+        engine.prefix = engine.last(&["option", "var-prefix"]).map_or(head.word(1), |line| line.word(2));
+        let error = engine.last(&["option", "set-on-error"]);
+        engine.error = error.map(|line| format!("txn.{}.{}", engine.prefix, line.word(2)));
+        Some(engine)
     }
 
     /// The last line of the agent that begins so.
@@ -99,13 +105,12 @@ impl<'a> Engine<'a> {
 
     /// What stands between scope and name of its variables.
     pub(super) fn prefix(&self) -> &'a str {
-        self.last(&["option", "var-prefix"]).map_or(self.head.word(1), |line| line.word(2))
+        self.prefix
     }
 
     /// The variable that HAProxy sets where it got no answer, with its scope.
-    pub(super) fn error(&self) -> Option<String> {
-        let line = self.last(&["option", "set-on-error"])?;
-        Some(format!("txn.{}.{}", self.prefix(), line.word(2)))
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 
     /// Whether a variable, with its scope, is one of this engine's.
@@ -206,7 +211,7 @@ spoe-group g
     fn each_engine_reads_its_own_scope() {
         engine("one", |engine| {
             let engine = engine.unwrap();
-            assert_eq!((engine.prefix(), engine.error().as_deref()), ("first", Some("txn.first.err")));
+            assert_eq!((engine.prefix(), engine.error()), ("first", Some("txn.first.err")));
             let samples: Vec<_> = engine.args().map(|arg| arg.sample.as_str()).collect();
             assert_eq!(samples, ["method", "req.hdr(a=b)", "req.cook(c)"]);
             assert_eq!(engine.at(&["on-frontend-http-request"]).len(), 1);

@@ -5,6 +5,7 @@
 //! value that the assumption gives it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::condition::{Condition, Criterion, Test, Value, parse_sample};
 use super::lines::Line;
@@ -29,7 +30,7 @@ pub(super) enum Answer<'w> {
 }
 
 /// Which ACLs hold, by their text.
-pub(super) type Truth = BTreeMap<String, bool>;
+pub(super) type Truth = BTreeMap<Rc<str>, bool>;
 
 /// Where one way ends.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ pub(super) struct Way<'a> {
     pub cut_short: Option<&'a Line>,
     /// How often one agent was asked at most.
     pub questions_max: usize,
+    /// It goes on about what an agent's word gives, where the word is known and what a rule makes of it is not: behind a
+    /// converter, or in a file.
+    pub guessed: bool,
 }
 
 /// How a way ends.
@@ -89,10 +93,13 @@ struct State<'a> {
     /// How often each engine was asked.
     asked: BTreeMap<usize, usize>,
     cut_short: Option<&'a Line>,
+    guessed: bool,
 }
 
 enum Followed<'a> {
     End(Way<'a>),
+    /// At a rule that refuses whatever the agents say, so it is nobody's way past them.
+    Refused,
     /// Both ways go on.
     Fork(Box<[State<'a>; 2]>),
     TooLong,
@@ -108,6 +115,7 @@ impl<'a> Walk<'_, 'a, '_> {
             truth: truth.clone(),
             asked: BTreeMap::new(),
             cut_short: None,
+            guessed: false,
         };
         self.events(&mut start, FRONT_EVENTS);
         let (mut open, mut ways) = (vec![start], Vec::new());
@@ -122,6 +130,7 @@ impl<'a> Walk<'_, 'a, '_> {
             }
             match followed {
                 Followed::End(way) => ways.push(way),
+                Followed::Refused => {}
                 Followed::Fork(states) => open.extend(*states),
                 Followed::TooLong => return None,
             }
@@ -151,14 +160,16 @@ impl<'a> Walk<'_, 'a, '_> {
                 continue;
             }
             match self.holds(&state, rule.condition.as_ref()) {
-                Err(_) if self.coarse && self.blurs(&mut state, rule) => state.next += 1,
+                Err(unknown) if self.coarse && self.blurs(&mut state, rule, &unknown) => state.next += 1,
                 Err(unknown) => {
+                    state.guessed |= self.guesses(&state, &unknown);
                     let mut other = state.clone();
                     state.truth.insert(unknown.clone(), true);
                     other.truth.insert(unknown, false);
                     return Followed::Fork(Box::new([state, other]));
                 }
                 Ok(false) => state.next += 1,
+                Ok(true) if self.refuses_regardless(state.proxy, rule) => return Followed::Refused,
                 Ok(true) => {
                     state.next += 1;
                     if let Some(end) = self.act(&mut state, rule, rules) {
@@ -172,20 +183,52 @@ impl<'a> Walk<'_, 'a, '_> {
     fn matters(&self, rule: &Rule<'_>) -> bool {
         match &rule.action {
             Action::SetVariable { name, .. } | Action::UnsetVariable(name) => self.scene.tested.contains(*name),
-            Action::WriteHeader { .. } | Action::DeleteHeader { .. } | Action::Rewrite(_) | Action::Other => false,
+            Action::WriteHeader { .. }
+            | Action::DeleteHeader { .. }
+            | Action::Rewrite(_)
+            | Action::SetSource(_)
+            | Action::Other => false,
             Action::Refuse | Action::Serve(_) | Action::Allow | Action::Ask { .. } | Action::Route(_) => true,
         }
     }
 
     /// Takes a rule that may be met or not without parting the ways; `false` where they must.
-    fn blurs(&self, state: &mut State<'a>, rule: &Rule<'a>) -> bool {
+    fn blurs(&self, state: &mut State<'a>, rule: &Rule<'a>, unknown: &Rc<str>) -> bool {
         match &rule.action {
             Action::SetVariable { name, .. } | Action::UnsetVariable(name) => {
                 state.variables.insert((*name).to_owned(), Value::Any);
                 true
             }
+            // Whom it refuses it refuses in any case, so only whom it lets go on is of interest.
+            _ if self.refuses_regardless(state.proxy, rule) => {
+                for holds in [true, false] {
+                    state.truth.insert(unknown.clone(), holds);
+                    if self.holds(state, rule.condition.as_ref()) == Ok(true) {
+                        state.truth.insert(unknown.clone(), !holds);
+                        return self.holds(state, rule.condition.as_ref()) == Ok(false) || {
+                            state.truth.remove(unknown);
+                            true
+                        };
+                    }
+                }
+                state.truth.remove(unknown);
+                true
+            }
             _ => false,
         }
+    }
+
+    /// Whether a rule ends the request, if its condition holds, and the condition looks at no variable.
+    fn refuses_regardless(&self, proxy: usize, rule: &Rule<'a>) -> bool {
+        matches!(rule.action, Action::Refuse | Action::Serve(_))
+            && rule.condition.is_some()
+            && self.scene.criteria_of(proxy, rule).iter().all(|criterion| criterion.variable().is_none())
+    }
+
+    /// Whether a criterion is unknown although the agent's word is known.
+    fn guesses(&self, state: &State<'a>, unknown: &str) -> bool {
+        let variable = self.scene.criteria.get(unknown).and_then(Criterion::variable);
+        variable.is_some_and(|name| self.scene.is_agents(name) && self.value(state, name) != Value::Any)
     }
 
     fn act(&self, state: &mut State<'a>, rule: &Rule<'a>, rules: &[Rule<'a>]) -> Option<End<'a>> {
@@ -211,7 +254,11 @@ impl<'a> Walk<'_, 'a, '_> {
                 state.variables.insert((*name).to_owned(), Value::Unset);
             }
             Action::Route(word) => return self.enter(state, word),
-            Action::WriteHeader { .. } | Action::DeleteHeader { .. } | Action::Rewrite(_) | Action::Other => {}
+            Action::WriteHeader { .. }
+            | Action::DeleteHeader { .. }
+            | Action::Rewrite(_)
+            | Action::SetSource(_)
+            | Action::Other => {}
         }
         None
     }
@@ -255,12 +302,22 @@ impl<'a> Walk<'_, 'a, '_> {
     fn ask(&self, state: &mut State<'a>, index: usize) {
         *state.asked.entry(index).or_default() += 1;
         if let Some(engine) = self.scene.filters.get(index).and_then(|filter| filter.engine.as_ref()) {
-            state.variables.retain(|name, _| !engine.owns(name));
+            match self.answer {
+                // What the config itself wrote into the agent's variables stands where no answer comes.
+                Answer::Quiet => {}
+                Answer::Error(_) => state.variables.retain(|name, _| engine.error() != Some(name.as_str())),
+                Answer::Hollow | Answer::Verdict(_) | Answer::Free => {
+                    state.variables.retain(|name, _| !engine.owns(name))
+                }
+            }
         }
     }
 
     fn constant(&self, state: &State<'_>, words: &[Word]) -> Value {
         let [word] = words else { return Value::Any };
+        if word.text.contains('%') {
+            return self.formatted(state, &word.text);
+        }
         match parse_sample(&word.text) {
             (_, _, true) => Value::Any,
             (fetch, argument, _) => match (fetch.as_str(), argument) {
@@ -271,6 +328,28 @@ impl<'a> Walk<'_, 'a, '_> {
                 _ => Value::Any,
             },
         }
+    }
+
+    /// What a format gives: one that holds variables alone, and text. What has no value is nothing in it.
+    fn formatted(&self, state: &State<'_>, format: &str) -> Value {
+        let (mut text, mut rest) = (String::new(), format);
+        while let Some((before, after)) = rest.split_once('%') {
+            text.push_str(before);
+            let variable = after.strip_prefix("[var(").and_then(|after| after.split_once(")]"));
+            let Some((variable, after)) = variable.filter(|(variable, _)| !variable.contains([',', ')'])) else {
+                return Value::Any;
+            };
+            match self.value(state, variable) {
+                Value::Unset | Value::Hollow => {}
+                Value::Text(value) => text.push_str(&value),
+                Value::Number(number) => text.push_str(&number.to_string()),
+                Value::Bool(yes) => text.push(if yes { '1' } else { '0' }),
+                Value::Any => return Value::Any,
+            }
+            rest = after;
+        }
+        text.push_str(rest);
+        Value::Text(text)
     }
 
     fn value(&self, state: &State<'_>, variable: &str) -> Value {
@@ -302,7 +381,7 @@ impl<'a> Walk<'_, 'a, '_> {
     }
 
     /// Whether a condition holds, or what must be assumed to say so.
-    fn holds(&self, state: &State<'_>, condition: Option<&Condition<'_>>) -> Result<bool, String> {
+    fn holds(&self, state: &State<'_>, condition: Option<&Condition<'_>>) -> Result<bool, Rc<str>> {
         let Some(condition) = condition else { return Ok(true) };
         let mut unknown = None;
         'any: for all in &condition.any {
@@ -324,13 +403,13 @@ impl<'a> Walk<'_, 'a, '_> {
         unknown.map_or(Ok(condition.unless), Err)
     }
 
-    fn test(&self, state: &State<'_>, test: &Test<'_>) -> Result<bool, String> {
+    fn test(&self, state: &State<'_>, test: &Test<'_>) -> Result<bool, Rc<str>> {
         let criteria = match test {
             Test::Inline(criterion) => std::slice::from_ref(criterion),
             Test::Named("TRUE") => return Ok(true),
             Test::Named("FALSE") => return Ok(false),
             Test::Named(name) => match self.scene.acl(state.proxy, name) {
-                [] => return state.truth.get(*name).copied().ok_or_else(|| (*name).to_owned()),
+                [] => return state.truth.get(*name).copied().ok_or_else(|| (*name).into()),
                 criteria => criteria,
             },
         };
@@ -347,8 +426,8 @@ impl<'a> Walk<'_, 'a, '_> {
         unknown.map_or(Ok(false), Err)
     }
 
-    fn criterion(&self, state: &State<'_>, criterion: &Criterion) -> Result<bool, String> {
-        let assumed = state.truth.get(&criterion.text).copied();
+    fn criterion(&self, state: &State<'_>, criterion: &Criterion) -> Result<bool, Rc<str>> {
+        let assumed = state.truth.get(criterion.text.as_str()).copied();
         let known = match criterion.fetch.as_str() {
             "always_true" => Some(true),
             "always_false" => Some(false),
@@ -365,17 +444,17 @@ impl<'a> Walk<'_, 'a, '_> {
         };
         let excluded = || {
             let mut held = state.truth.iter().filter(|(_, holds)| **holds);
-            held.any(|(text, _)| self.scene.criteria.get(text).is_some_and(|other| other.excludes(criterion)))
+            held.any(|(text, _)| self.scene.criteria.get(&**text).is_some_and(|other| other.excludes(criterion)))
                 .then_some(false)
         };
-        known.or(assumed).or_else(excluded).ok_or_else(|| criterion.text.clone())
+        known.or(assumed).or_else(excluded).ok_or_else(|| criterion.text.as_str().into())
     }
 }
 
 impl<'a> State<'a> {
     fn ends(self, end: End<'a>) -> Way<'a> {
         let questions_max = self.asked.values().copied().max().unwrap_or(0);
-        Way { end, truth: self.truth, cut_short: self.cut_short, questions_max }
+        Way { end, truth: self.truth, cut_short: self.cut_short, questions_max, guessed: self.guessed }
     }
 }
 
@@ -398,11 +477,8 @@ pub(super) fn tested(rules: &[Vec<Rule<'_>>], criteria: &BTreeMap<String, Criter
     let mut tested: BTreeSet<_> = criteria.values().filter_map(Criterion::variable).map(str::to_owned).collect();
     // What one variable is copied from counts as well.
     for rule in rules.iter().flatten() {
-        if let Action::SetVariable { value: [word], .. } = &rule.action
-            && let (fetch, argument, _) = parse_sample(&word.text)
-            && fetch == "var"
-        {
-            tested.insert(argument);
+        if let Action::SetVariable { value: [word], .. } = &rule.action {
+            tested.extend(super::scene::read_in(&word.text).map(str::to_owned));
         }
     }
     tested

@@ -204,7 +204,7 @@ pub(super) fn frame_size(scene: &Scene<'_>, found: &mut Findings<'_>) {
 pub(super) fn error_unseen(scene: &Scene<'_>, found: &mut Findings<'_>) {
     for engine in agents(scene) {
         match (engine.error(), engine.last(&["option", "set-on-error"])) {
-            (Some(name), Some(line)) if !scene.mentioned.contains(&name) => {
+            (Some(name), Some(line)) if !scene.mentioned.contains(name) => {
                 let what = format!("nothing looks at `{name}`: no rule, and no log line");
                 found.tell(line, what, format!("%[var({name})], in a log-format"));
             }

@@ -1,10 +1,12 @@
 //! Identity headers, and other fields that a client should have no say in.
 
-use super::super::condition::{Value, parse_sample};
+use std::collections::BTreeSet;
+
+use super::super::condition::{Term, Test, Value, parse_sample};
 use super::super::headers::{deletes, spellings};
 use super::super::lines::Line;
 use super::super::rules::{Action, Phase, Rule};
-use super::super::scene::Scene;
+use super::super::scene::{Scene, read_in};
 use super::Findings;
 
 /// A header that a rule fills from an agent's answer, with what becomes of a client's own.
@@ -31,7 +33,11 @@ enum Strip {
     Unknown,
 }
 
-fn strip(rules: &[&Rule<'_>], name: &str) -> Strip {
+/// What becomes of a client's field behind these rules of these proxies.
+fn strip(scene: &Scene<'_>, places: &[usize], rules: &[&Rule<'_>], name: &str) -> Strip {
+    if rules.iter().any(|rule| refuses(scene, places, rule, name)) {
+        return Strip::Yes;
+    }
     let mut unknown = false;
     for rule in rules.iter().filter(|rule| rule.condition.is_none()) {
         let emptied = matches!(&rule.action, Action::WriteHeader { name: written, adds: false, .. } if written.eq_ignore_ascii_case(name));
@@ -45,6 +51,22 @@ fn strip(rules: &[&Rule<'_>], name: &str) -> Strip {
     if unknown { Strip::Unknown } else { Strip::No }
 }
 
+/// Whether a rule refuses every request that has a field.
+fn refuses(scene: &Scene<'_>, places: &[usize], rule: &Rule<'_>, name: &str) -> bool {
+    let Some(condition) = rule.condition.as_ref().filter(|condition| !condition.unless) else { return false };
+    let holds = |term: &Term<'_>| {
+        !term.negated
+            && match &term.test {
+                Test::Inline(criterion) => criterion.holds_with_field(name),
+                Test::Named(acl) => {
+                    let mut criteria = places.iter().flat_map(|place| scene.acl(*place, acl));
+                    criteria.any(|criterion| criterion.holds_with_field(name))
+                }
+            }
+    };
+    matches!(rule.action, Action::Refuse) && condition.any.iter().any(|all| all.iter().all(holds) && !all.is_empty())
+}
+
 /// Every header that is filled from an agent's variable, on every way to it.
 fn identities<'s, 'a>(scene: &'s Scene<'a>) -> &'s [Identity<'a>] {
     scene.identities.get_or_init(|| find(scene))
@@ -52,17 +74,17 @@ fn identities<'s, 'a>(scene: &'s Scene<'a>) -> &'s [Identity<'a>] {
 
 fn find<'a>(scene: &Scene<'a>) -> Vec<Identity<'a>> {
     let matters = |rule: &&Rule<'_>| {
-        let header = matches!(rule.action, Action::WriteHeader { .. } | Action::DeleteHeader { .. });
+        let header = matches!(rule.action, Action::WriteHeader { .. } | Action::DeleteHeader { .. } | Action::Refuse);
         rule.phase == Phase::Request && header
     };
-    let mut identities = Vec::new();
+    let (mut identities, copies) = (Vec::new(), copies(scene));
     for (front, _) in scene.fronts() {
         let here: Vec<_> = scene.rules_of(front).iter().filter(matters).collect();
-        look(scene, &[front], &here, 0, &mut identities);
+        look(scene, &copies, &[front], &here, 0, &mut identities);
         for backend in scene.backends_of(front).into_iter().filter(|backend| *backend != front) {
             let there = scene.rules_of(backend).iter().filter(matters);
             let both: Vec<_> = here.iter().copied().chain(there).collect();
-            look(scene, &[front, backend], &both, here.len(), &mut identities);
+            look(scene, &copies, &[front, backend], &both, here.len(), &mut identities);
         }
     }
     identities
@@ -71,6 +93,7 @@ fn find<'a>(scene: &Scene<'a>) -> Vec<Identity<'a>> {
 /// Looks at the rules from `start` on of a way through these proxies.
 fn look<'a>(
     scene: &Scene<'a>,
+    copies: &BTreeSet<&str>,
     places: &[usize],
     rules: &[&Rule<'a>],
     start: usize,
@@ -82,15 +105,17 @@ fn look<'a>(
     });
     for (index, rule) in rules.iter().enumerate().skip(start) {
         let Action::WriteHeader { name, value, adds } = rule.action else { continue };
-        if !value_of_agent(scene, &value.text) || name.contains('%') {
+        if !value_of_agent(scene, copies, &value.text) || name.contains('%') {
             continue;
         }
         let (above, rest) = rules.split_at_checked(index).unwrap_or_default();
         let below = rest.get(1..).unwrap_or_default();
         let lower = name.to_ascii_lowercase();
         let always = rule.condition.is_none() && !adds;
-        let bare_is_safe = always || strip(above, &lower) != Strip::No;
-        let passes = |spelling: &String| strip(above, spelling) == Strip::No && strip(below, spelling) == Strip::No;
+        let bare_is_safe = always || strip(scene, places, above, &lower) != Strip::No;
+        let passes = |spelling: &String| {
+            strip(scene, places, above, spelling) == Strip::No && strip(scene, places, below, spelling) == Strip::No
+        };
         let folded = if restricted || !bare_is_safe { Vec::new() } else { spellings(name) };
         let removes = |rule: &&&Rule<'_>| rule.condition.is_none() && deletes(rule, &lower) == Some(true);
         identities.push(Identity {
@@ -120,11 +145,26 @@ fn keeps(scene: &Scene<'_>, places: &[usize], rule: &Rule<'_>, name: &str) -> bo
     }
 }
 
-fn value_of_agent(scene: &Scene<'_>, value: &str) -> bool {
-    value.match_indices("var(").any(|(at, _)| {
-        let rest = value.get(at + 4..).unwrap_or_default();
-        scene.is_agents(rest.split([',', ')']).next().unwrap_or_default())
-    })
+fn value_of_agent(scene: &Scene<'_>, copies: &BTreeSet<&str>, value: &str) -> bool {
+    read_in(value).any(|name| scene.is_agents(name) || copies.contains(name))
+}
+
+/// The config's own variables that hold what an agent's do, through however many others.
+fn copies<'a>(scene: &Scene<'a>) -> BTreeSet<&'a str> {
+    let mut copies = BTreeSet::new();
+    loop {
+        let before = copies.len();
+        for rule in scene.rules.iter().flatten() {
+            if let Action::SetVariable { name, value } = rule.action
+                && value.iter().any(|word| value_of_agent(scene, &copies, &word.text))
+            {
+                copies.insert(name);
+            }
+        }
+        if copies.len() == before {
+            return copies;
+        }
+    }
 }
 
 /// An expression that removes a class of names: the first part of one, then whatever follows.
@@ -228,7 +268,7 @@ pub(super) fn override_headers(scene: &Scene<'_>, found: &mut Findings<'_>) {
             names.extend(["x-original-url", "x-rewrite-url"]);
         }
         let rules: Vec<_> = scene.rules_of(filter.proxy).iter().filter(|rule| rule.phase == Phase::Request).collect();
-        names.retain(|name| strip(&rules, name) == Strip::No);
+        names.retain(|name| strip(scene, &[filter.proxy], &rules, name) == Strip::No);
         if !names.is_empty() {
             let what = format!("clients may send {}", names.join(", "));
             let fix = "http-request del-header ^x[^a-z0-9]+(http[^a-z0-9]+method|method[^a-z0-9]+override|original[^a-z0-9]+ur[il]|rewrite[^a-z0-9]+url)([^a-z0-9]|$) -m reg";

@@ -132,6 +132,16 @@ pub const CHECKS: &[Check] = &[
         why: "whoever reaches the other port is asked nothing",
         look: |scene, found| door::tell(scene, "side-door", found),
     },
+    Check {
+        id: "from-cache",
+        why: "what a frontend's cache holds is served when its own rules are through, before any of a backend's (measured on 2.6 and 3.2)",
+        look: |scene, found| door::tell(scene, "from-cache", found),
+    },
+    Check {
+        id: "undecided",
+        why: "what was not followed to its end may be open: silence about it would be a promise that nobody can keep",
+        look: |scene, found| door::tell(scene, "undecided", found),
+    },
     // The question.
     Check {
         id: "spoe-unread",

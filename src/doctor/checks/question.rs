@@ -140,6 +140,16 @@ pub(super) fn told_by_client(scene: &Scene<'_>, found: &mut Findings<'_>) {
 pub(super) fn address_by_client(scene: &Scene<'_>, found: &mut Findings<'_>) {
     let fields = ["x-forwarded-for", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "forwarded"];
     client_fields(scene, found, &fields.map(|field| (field, "src")));
+    for (filter, _) in scene.engines().filter(|(_, engine)| engine.args().any(|arg| arg.names(&["src"]))) {
+        let first = scene.first_question(filter.proxy).unwrap_or(0);
+        for rule in scene.rules_of(filter.proxy).iter().take(first) {
+            if scene.takes_address(filter.proxy, rule) {
+                let what = "`src` is whatever the client writes, from here on";
+                let fix = format!("{} if {{ src 10.0.0.0/8 }}, with the proxies that you trust", rule.line.text());
+                found.tell(rule.line, what, fix);
+            }
+        }
+    }
 }
 
 fn client_fields(scene: &Scene<'_>, found: &mut Findings<'_>, fields: &[(&str, &str)]) {
@@ -242,7 +252,7 @@ pub(super) fn late_answer(scene: &Scene<'_>, found: &mut Findings<'_>) {
             rule.phase != Phase::Response && matches!(rule.action, Action::Ask { engine, .. } if engine == filter.name)
         };
         let Some(again) = scene.rules_of(filter.proxy).iter().rfind(asks) else { continue };
-        let error = engine.error().unwrap_or_else(|| format!("txn.{}.error", engine.prefix()));
+        let error = engine.error().map(str::to_owned).unwrap_or_else(|| format!("txn.{}.error", engine.prefix()));
         let what = "the agent is asked again after a timeout, while its first answer may still come";
         found.tell(
             again.line,
