@@ -16,19 +16,15 @@ use tollgate::spop::{Messages, TypedData, engine};
 
 /// What `when` costs: none of it, an ordinary one, and the most that `check` lets stand.
 pub(crate) fn expressions(criterion: &mut Criterion) {
-    let items = ["'0123456789abcdef'"; 256].join(",");
+    let items = ["'x'"; 256].join(",");
     let slow = "^/[ab]*a[ab]{60}d?c$";
     let (long, patterned) = (format!("/{}", "x".repeat(1000)), format!("/{}", "ab".repeat(500)));
     let mut group = criterion.benchmark_group("when");
     for (name, when, path) in [
         ("none", None, "/x"),
         ("ordinary", Some("path.startsWith('/x') && method in ['GET', 'HEAD']".to_owned()), "/x"),
-        ("a list of 256", Some(format!("!(path in [{items}]) && [{items}].all(x, x != path && x != host)")), &long),
-        (
-            "the most steps",
-            Some(format!("[{}].all(x, {})", ["'x'"; 256].join(","), ["x != path"; 9].join("&&"))),
-            &long,
-        ),
+        ("a list of 256", Some(format!("!(path in [{items}])")), &long),
+        ("the most steps", Some(format!("[{}].all(x, {})", items, ["x != path"; 9].join("&&"))), &long),
         ("six patterns", Some(["!path.matches('"; 6].map(|call| format!("{call}{slow}')")).join("&&")), &patterned),
     ] {
         let allow =

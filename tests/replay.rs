@@ -156,7 +156,6 @@ rules:
   - { name: scope, path: /scope, allow: { scopes: [read] } }
   - { name: cert, path: /cert, allow: { any: [{ credential: jwt }, { groups: [ops] }] } }
 "#;
-    std::fs::write(&config, text.replace("\"a,b\": [", "\"a,b\": [").replace("\"a,b\"", "ab")).unwrap();
     std::fs::write(&config, text.replace("\"a,b\"", "ab")).unwrap();
     let arguments = ["--log", file.to_str().unwrap(), "--with", config.to_str().unwrap()];
     let output = replay(&arguments);

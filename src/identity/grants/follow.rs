@@ -131,7 +131,7 @@ impl Follower<'_> {
     }
 
     fn put_in_force(&self) {
-        let mut people: HashMap<String, HashMap<String, Vec<(GrantId, Grant)>>> = HashMap::new();
+        let mut people = super::People::new();
         for (id, grant) in &self.known {
             let of_issuer = people.entry(grant.issuer.clone()).or_default();
             of_issuer.entry(grant.user.clone()).or_default().push((*id, grant.clone()));

@@ -55,11 +55,13 @@ pub(super) struct Grants {
     _end: DropGuard,
 }
 
+/// Issuer, user, what they have.
+type People = HashMap<String, HashMap<String, Vec<(GrantId, Grant)>>>;
+
 /// What requests are held against.
 #[derive(Default)]
 struct InForce {
-    /// Issuer, user, what they have.
-    people: ArcSwap<HashMap<String, HashMap<String, Vec<(GrantId, Grant)>>>>,
+    people: ArcSwap<People>,
     count: AtomicU64,
     /// Redis was read once.
     read: SetOnce<()>,
