@@ -1,5 +1,7 @@
 //! A trail as it is written, and every way of spoiling one.
 
+mod faults;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -514,10 +516,27 @@ fn people_are_hashed_with_a_key_and_found_by_it() {
     let folder = Folder::new();
     let path = folder.file();
     let key = "h".repeat(32);
-    let hashed = vec![Personal::User, Personal::Src];
-    written(&Settings { hashed, hash_key: Some(Secret::new(key.as_str())), ..settings(&path) }, 0..20);
+    let hashing = |fields: &[Personal], path: &Path| Settings {
+        hashed: fields.to_vec(),
+        hash_key: Some(Secret::new(key.as_str())),
+        ..settings(path)
+    };
+    written(&hashing(&[Personal::User, Personal::Src], &path), 0..20);
     let text = fs::read_to_string(&path).unwrap();
     assert!(!text.contains("user-1") && !text.contains("192.0.2.1") && text.contains("\"user\":\"hmac:"), "{text}");
+    // By default the user is the subject, and of a client that acts for itself the client too: one would tell the other.
+    for named in [Personal::User, Personal::Subject] {
+        let same = folder.0.path().join(named.name());
+        let audit = begun(&hashing(&[named], &same));
+        let mut identity = Identity::anonymous();
+        (identity.user, identity.subject) = ("alice".to_owned(), "alice".to_owned());
+        identity.client_id = "alice".to_owned();
+        let decided = Decision { identity: Arc::new(identity), ..decision(1) };
+        audit.record(decided, Clock::system().now(), Duration::ZERO);
+        assert!(audit.stop(Duration::from_secs(10)));
+        let text = fs::read_to_string(&same).unwrap();
+        assert!(!text.contains("alice") && text.contains("\"hashed\":[\"user\",\"subject\"]"), "{text}");
+    }
     let files = trail::files(&path).unwrap();
     let exported = |hash_key: Option<&str>, user: Option<&str>| {
         let hash_key = hash_key.map(|key| key.as_bytes().to_vec());
@@ -530,7 +549,7 @@ fn people_are_hashed_with_a_key_and_found_by_it() {
     assert_eq!(exported(Some(&key), Some("user-1")), 4);
     assert_eq!(exported(None, Some("user-1")), 0);
     assert_eq!(exported(Some("another"), Some("user-1")), 0);
-    assert_eq!(exported(None, Some("s-3")), 1, "subjects are not hashed here");
+    assert_eq!(exported(Some(&key), Some("s-3")), 1);
     assert_eq!(exported(None, None), 22);
 }
 

@@ -168,9 +168,8 @@ impl<'a> Verifier<'a> {
     /// next one has to follow.
     fn follow(&mut self, file: &Path, number: u64, link: &Link<'_>, event: Option<&Value>) -> bool {
         let Some(last) = self.last else {
-            // Every file begins with an event, so that one whose beginning was cut can be told from one that followed others.
-            let begins =
-                event.is_some_and(|event| ["rotated", "start", "gap"].iter().any(|name| event["event"] == *name));
+            // Every file begins with an event that says so: an event from its middle could have become the beginning.
+            let begins = event.is_some_and(|event| event["first"] == true);
             if link.seq > 1 && !begins {
                 let text = format!("the file begins with line {}: those before it were cut off", link.seq);
                 self.wrong(file, number, "removed", text);
