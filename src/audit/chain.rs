@@ -146,7 +146,8 @@ impl<'a> Link<'a> {
         let body = rest.strip_suffix(PREV.as_bytes())?;
         let number = line.strip_prefix(HEAD.as_bytes())?;
         let digits = number.iter().position(|byte| *byte == b',')?;
-        let seq = std::str::from_utf8(number.get(..digits)?).ok()?.parse().ok().filter(|seq| *seq > 0)?;
+        let seq =
+            std::str::from_utf8(number.get(..digits)?).ok()?.parse().ok().filter(|seq| (1..u64::MAX).contains(seq))?;
         let members = body.get(HEAD.len() + digits + 1..)?;
         Some(Link { seq, content, members, prev: Hash::read(prev)?, hash: Hash::read(hash)? })
     }

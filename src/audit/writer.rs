@@ -517,7 +517,7 @@ mod tests {
             write(&mut open, &rest);
             let lines = std::fs::read_to_string(&path).unwrap();
             assert!(lines.lines().next().unwrap().contains("\"first\":true"), "{bytes} bytes: {lines}");
-            let report = verify::verify(&trail::files(&path).unwrap(), &Seal::Plain, None).unwrap();
+            let report = verify::verify(&trail::open(&path).unwrap(), &Seal::Plain, None).unwrap();
             assert!(report.is_whole() && report.last.as_ref().unwrap().0 == 5, "{bytes} bytes: {report:?}");
             drop(open);
             std::fs::remove_file(&path).unwrap();
@@ -542,7 +542,7 @@ mod tests {
             open.event(&Event::Stop { why: "stop" }, Clock::by_hand(1_800_000_001).now(), 7, 1);
             let rest = open.batch[open.written..].to_vec();
             write(&mut open, &rest);
-            let report = verify::verify(&trail::files(&path).unwrap(), &Seal::Plain, None).unwrap();
+            let report = verify::verify(&trail::open(&path).unwrap(), &Seal::Plain, None).unwrap();
             assert!(report.is_whole(), "{bytes} bytes: {report:?}");
             assert_eq!(report.lines, 5 - lost, "{bytes} bytes");
             drop(open);

@@ -226,3 +226,57 @@ fn an_identity_counts_in_the_queue_once_for_all_that_share_it() {
     assert!(status.dropped > 3_000 - 1000 * 1024 / 5_000, "{status:?}");
     assert!(!audit.stop(Duration::from_millis(100)));
 }
+
+#[test]
+fn a_rotation_while_somebody_verifies_is_no_finding() {
+    let folder = Folder::new();
+    let path = folder.file();
+    let small = Settings { rotation: Rotation { bytes: 64 * 1024, every: None, keep: 1 }, ..settings(&path) };
+    let audit = begun(&small);
+    let fill = |first: u32| {
+        record(&audit, first..first + 200);
+        let files = trail::files(&path).unwrap();
+        while audit.status().unwrap().queued > 0 || trail::files(&path).unwrap() == files {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    fill(0);
+    let opened = trail::open(&path).unwrap();
+    let listed = trail::files(&path).unwrap();
+    // By now each name has another file, or none.
+    [200, 400, 600].into_iter().for_each(fill);
+    let report = verify(&opened, &Seal::Plain, None).unwrap();
+    assert!(report.is_whole() && report.first.as_ref().unwrap().0 == 1, "{report:?}");
+    assert!(report.last.as_ref().unwrap().0 > 200 && !listed[0].exists());
+    assert!(audit.stop(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_file_that_is_rotated_while_the_trail_is_opened_is_read_once() {
+    let folder = Folder::new();
+    let path = folder.file();
+    written(&settings(&path), 0..3);
+    // As between the opening of the live file and the listing of the others, with all that may follow.
+    fs::hard_link(&path, trail::rotated_name(&path, 1)).unwrap();
+    fs::write(trail::rotated_name(&path, 6), "of a moment after").unwrap();
+    let files = trail::open(&path).unwrap();
+    assert_eq!(files.iter().map(|file| &file.path).collect::<Vec<_>>(), [&trail::rotated_name(&path, 1)]);
+    let report = verify(&files, &Seal::Plain, None).unwrap();
+    assert!(report.is_whole() && report.lines == 5, "{report:?}");
+    // As between the renaming and the new file.
+    fs::remove_file(&path).unwrap();
+    assert_eq!(trail::open(&path).unwrap().len(), 2);
+    assert_eq!(trail::open(&folder.0.path().join("none")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_trail_without_a_line_is_not_whole() {
+    let folder = Folder::new();
+    let path = folder.file();
+    fs::write(&path, "").unwrap();
+    assert_eq!(kinds(&report(&path, &Seal::Plain)), ["empty"].into());
+    let mut out = Vec::new();
+    let files = trail::open(&path).unwrap();
+    let exported = export(&files, &Seal::Plain, &Wanted::default(), Format::Jsonl, &mut out).unwrap();
+    assert!(!exported.report.is_whole());
+}
