@@ -302,6 +302,10 @@ async fn the_commands_find_what_was_decided_and_what_was_changed() {
     let output = tollgate(&["audit", "export", "--file", &trail, "--key-file", &key]);
     assert_eq!(output.stdout, std::fs::read(&trail).unwrap(), "byte for byte");
 
+    // Without the key of the chain, or of its users, an answer is not what it seems.
+    let output = tollgate(&["audit", "export", "--file", &trail]);
+    assert!(said(&output).contains("give it as --key-file"), "{}", said(&output));
+
     let text = std::fs::read_to_string(&trail).unwrap();
     std::fs::write(&trail, text.replace("\"verdict\":\"deny\"", "\"verdict\":\"allow\"")).unwrap();
     let output = tollgate(&["audit", "verify", &trail, "--key-file", &key]);
@@ -311,4 +315,63 @@ async fn the_commands_find_what_was_decided_and_what_was_changed() {
     assert!(said(&output).contains("ITS HASH IS NOT RIGHT"), "{}", said(&output));
     let output = tollgate(&["audit", "export", "--file", &trail, "--key-file", &key]);
     assert!(said(&output).contains("THE CHAIN IS NOT WHOLE"), "{}", said(&output));
+}
+
+#[test]
+fn an_export_of_a_user_says_where_users_are_hashed() {
+    let folder = folder();
+    let (trail, key) = (folder.path().join("audit.jsonl"), folder.path().join("hash.key"));
+    std::fs::write(&key, "h".repeat(40)).unwrap();
+    let line = format!("{{\"v\":1,\"time\":\"2027-01-15T08:00:00.000000Z\",\"user\":\"hmac:{}\"}}\n", "0".repeat(32));
+    std::fs::write(&trail, line).unwrap();
+    let (trail, key) = (trail.to_str().unwrap(), key.to_str().unwrap());
+    for (more, code) in [
+        (&["--user", "alice"][..], 1),
+        (&["--user", "alice", "--hash-key-file", key], 0),
+        (&["--user", "hmac:00"], 0),
+        (&["--user", "alice", "--to", "2027-01-01"], 0),
+        (&[], 0),
+    ] {
+        let output = tollgate(&[&["audit", "export", "--file", trail], more].concat());
+        assert_eq!(output.status.code(), Some(code), "{more:?}: {}", said(&output));
+        assert_eq!(said(&output).contains("--hash-key-file"), code == 1, "{more:?}: {}", said(&output));
+    }
+}
+
+/// Who can write the file does not write to the terminal of whoever reads it.
+#[test]
+fn what_is_printed_of_a_forged_trail_is_text() {
+    let folder = folder();
+    let trail = folder.path().join("au\u{9b}dit.jsonl");
+    let hostile = "\\u001b]0;owned\\u0007\u{9b}2J\u{202e}\u{7f}";
+    let id = "dc1tdkrjma4g0002";
+    let line = |time: &str, seq: u64| {
+        let texts =
+            ["verdict", "reason", "rule", "path", "ver\u{9b}sion"].map(|name| format!(",\"{name}\":\"{hostile}\""));
+        let (texts, zeros) = (texts.concat(), "0".repeat(64));
+        let chain = format!(",\"prev\":\"{zeros}\",\"hash\":\"{zeros}\"");
+        format!("{{\"v\":1,\"seq\":{seq},\"time\":\"{time}\",\"decision_id\":\"{id}\"{texts}{chain}}}\n")
+    };
+    let text = line(&"\u{9b}2J\u{202e}".repeat(5), 1) + &line("\x1b[2J\x1b]0;x\x07", 3);
+    std::fs::write(&trail, text).unwrap();
+    let config_file = folder.path().join("tollgate.yaml");
+    std::fs::write(&config_file, config("{ file: other.jsonl }")).unwrap();
+    let (trail, config_file) = (trail.to_str().unwrap(), config_file.to_str().unwrap());
+    let explain = ["explain", "--config", config_file, "--audit-file", trail, "--decision"];
+    for arguments in [
+        vec!["audit", "verify", trail],
+        vec!["audit", "verify", "--json", trail],
+        [&explain[..], &[id]].concat(),
+        [&explain[..], &[id, "--json"]].concat(),
+        [&explain[..], &["dc1tdkrjma4g0003"]].concat(),
+    ] {
+        let output = tollgate(&arguments);
+        let text = said(&output);
+        assert!(text.contains("dit.jsonl"), "{arguments:?}: {text:?}");
+        let odd = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(odd), "{arguments:?}: {text:?}");
+        if arguments.contains(&"--json") {
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|error| panic!("{error}: {text}"));
+        }
+    }
 }

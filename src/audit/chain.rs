@@ -36,6 +36,8 @@ pub(super) struct Link<'a> {
     pub(super) seq: u64,
     /// What is hashed: all but the hash.
     pub(super) content: &'a [u8],
+    /// What stands between `seq` and `prev`.
+    pub(super) members: &'a [u8],
     /// The hash of the line before.
     pub(super) prev: Hash,
     /// Its own.
@@ -141,16 +143,23 @@ impl<'a> Link<'a> {
         let (rest, hash) = rest.split_last_chunk::<64>()?;
         let content = rest.strip_suffix(HASH.as_bytes())?;
         let (rest, prev) = content.strip_suffix(b"\"")?.split_last_chunk::<64>()?;
-        rest.strip_suffix(PREV.as_bytes())?;
+        let body = rest.strip_suffix(PREV.as_bytes())?;
         let number = line.strip_prefix(HEAD.as_bytes())?;
         let digits = number.iter().position(|byte| *byte == b',')?;
-        let seq = std::str::from_utf8(number.get(..digits)?).ok()?.parse().ok().filter(|seq| *seq > 0)?;
-        Some(Link { seq, content, prev: Hash::read(prev)?, hash: Hash::read(hash)? })
+        let seq =
+            std::str::from_utf8(number.get(..digits)?).ok()?.parse().ok().filter(|seq| (1..u64::MAX).contains(seq))?;
+        let members = body.get(HEAD.len() + digits + 1..)?;
+        Some(Link { seq, content, members, prev: Hash::read(prev)?, hash: Hash::read(hash)? })
     }
 
     /// Whether the line is what was hashed.
     pub(super) fn is_whole(&self, seal: &Seal) -> bool {
         seal.hash(self.content) == self.hash
+    }
+
+    /// What this line follows.
+    pub(super) fn before(&self) -> Last {
+        Last { seq: self.seq - 1, hash: self.prev }
     }
 
     /// What the next line has to follow.

@@ -1,14 +1,15 @@
 //! Some lines of a trail, for somebody who asks about a period and a user; and one decision.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aws_lc_rs::hmac;
 use serde_json::Value;
 
 use super::chain::{Link, Seal};
-use super::record::{hashed, show_time};
-use super::verify::{Report, Verifier, open, time_of};
+use super::record::{HASHED, hashed, show_time};
+use super::trail::TrailFile;
+use super::verify::{Report, Verifier, time_of};
 
 /// Which lines are wanted.
 #[derive(Debug, Default)]
@@ -37,19 +38,21 @@ pub enum Format {
 pub struct Exported {
     /// Lines written, the table's head aside.
     pub written: u64,
+    /// Lines of that period whose users are hashed, where a user is wanted and the key is not there to know them by.
+    pub unknown: u64,
     /// The trail.
     pub report: Report,
 }
 
 /// Writes what is wanted of the trail in `files` to `out`. All of it is read and verified.
 pub fn export(
-    files: &[PathBuf],
+    files: &[TrailFile],
     seal: &Seal,
     wanted: &Wanted,
     format: Format,
     out: &mut impl Write,
 ) -> io::Result<Exported> {
-    let chosen = Chosen::new(wanted);
+    let mut chosen = Chosen::new(wanted);
     let mut verifier = Verifier::new(seal, None);
     let mut written = 0;
     if format == Format::Csv {
@@ -57,9 +60,9 @@ pub fn export(
         write!(out, "{}\r\n", head.join(","))?;
     }
     for file in files {
-        let mut lines = open(file)?;
+        let mut lines = file.lines()?;
         while let Some(line) = lines.read()? {
-            verifier.take(file, line);
+            verifier.take(&file.path, line);
             let Some(record) = chosen.record(line.bytes) else { continue };
             written += 1;
             match format {
@@ -75,7 +78,7 @@ pub fn export(
         }
     }
     out.flush()?;
-    Ok(Exported { written, report: verifier.finish() })
+    Ok(Exported { written, unknown: chosen.unknown, report: verifier.finish(files) })
 }
 
 /// A decision, where it stands.
@@ -103,11 +106,11 @@ pub struct Search {
 }
 
 /// Looks for a decision, newest file first.
-pub fn find(files: &[PathBuf], seal: &Seal, decision_id: &str) -> io::Result<Search> {
+pub fn find(files: &[TrailFile], seal: &Seal, decision_id: &str) -> io::Result<Search> {
     let mut search = Search::default();
     let member = format!("\"decision_id\":\"{decision_id}\"");
     for file in files.iter().rev() {
-        let mut lines = open(file)?;
+        let mut lines = file.lines()?;
         while let Some(line) = lines.read()? {
             search.lines += 1;
             let time = time_of(line.bytes);
@@ -123,8 +126,7 @@ pub fn find(files: &[PathBuf], seal: &Seal, decision_id: &str) -> io::Result<Sea
             let Ok(record) = serde_json::from_slice::<Value>(line.bytes) else { continue };
             if record["decision_id"] == decision_id {
                 let is_whole = line.is_whole && Link::read(line.bytes).is_some_and(|link| link.is_whole(seal));
-                let file: &Path = file;
-                search.found = Some(Found { file: file.to_owned(), line: line.number, record, is_whole });
+                search.found = Some(Found { file: file.path.clone(), line: line.number, record, is_whole });
                 return Ok(search);
             }
         }
@@ -142,6 +144,8 @@ struct Chosen {
     to: Option<String>,
     /// The user, as it stands and hashed.
     users: Vec<String>,
+    knows_hashed: bool,
+    unknown: u64,
 }
 
 impl Chosen {
@@ -150,11 +154,13 @@ impl Chosen {
         if let (Some(user), Some(key)) = (&wanted.user, &wanted.hash_key) {
             users.push(hashed(&hmac::Key::new(hmac::HMAC_SHA256, key), user));
         }
-        Chosen { from: wanted.from_us.map(show_time), to: wanted.to_us.map(show_time), users }
+        let knows_hashed = users.is_empty() || users.iter().any(|user| user.starts_with(HASHED));
+        let (from, to) = (wanted.from_us.map(show_time), wanted.to_us.map(show_time));
+        Chosen { from, to, users, knows_hashed, unknown: 0 }
     }
 
     /// The line as JSON, where it is wanted. Events belong to nobody, and are wanted where nobody is named.
-    fn record(&self, line: &[u8]) -> Option<Value> {
+    fn record(&mut self, line: &[u8]) -> Option<Value> {
         // All times have the same form, which sorts as text.
         let time = time_of(line);
         let early = self.from.as_ref().is_some_and(|from| time < *from);
@@ -163,6 +169,10 @@ impl Chosen {
             return None;
         }
         let record: Value = serde_json::from_slice(line).ok()?;
+        let is_hashed = |field: &str| record[field].as_str().is_some_and(|value| value.starts_with(HASHED));
+        if !self.knows_hashed && (is_hashed("user") || is_hashed("subject")) {
+            self.unknown += 1;
+        }
         let is_of =
             |field: &str| record[field].as_str().is_some_and(|value| self.users.iter().any(|user| user == value));
         (self.users.is_empty() || is_of("user") || is_of("subject")).then_some(record)

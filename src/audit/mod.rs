@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use parking_lot::Mutex;
+use serde_json::Value;
 
 pub use chain::{Hash, Seal};
 pub use record::{PPM, Personal, show_share, show_time};
@@ -31,6 +32,7 @@ pub use sink::SinkError;
 
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Summary, Verdict};
+use crate::identity::Identity;
 use crate::identity::grants::GrantChange;
 use crate::secret::Secret;
 use crate::supervise;
@@ -163,7 +165,8 @@ pub struct Status {
 #[allow(clippy::large_enum_variant)]
 enum Message {
     Decision(Entry, usize),
-    Event(Event, Now),
+    /// The last is what it counts for in the queue.
+    Event(Event, Now, usize),
     /// From here on another sink, or only other settings for the same one.
     Begin(Box<Begin>),
     /// Another config, by its version.
@@ -225,14 +228,19 @@ impl Audit {
 
     /// Opens what `settings` need, so that a config whose trail cannot be written is refused before anything changes.
     pub fn prepare(&self, settings: Option<&Settings>) -> Result<Change, SinkError> {
-        let control = self.0.control.lock();
-        let prepared = match (settings, &control.settings) {
+        // Opening takes as long as a slow disk does, and whoever asks for the status meanwhile must not wait for it.
+        let in_force = self.0.control.lock().settings.clone();
+        let prepared = match (settings, &in_force) {
             (None, None) => Prepared::Same,
             (None, Some(_)) => Prepared::Off,
             (Some(next), Some(now)) if next == now => Prepared::Same,
             (Some(next), Some(now)) if next.target == now.target => {
-                if let (Target::File(path), true) = (&next.target, next.chain_key != now.chain_key) {
-                    return Err(SinkError::KeyChanged { path: path.clone() });
+                // A chain has one key from its first line to its last, and so has a log that holds several chains.
+                if next.chain_key != now.chain_key {
+                    return Err(match &next.target {
+                        Target::Stdout => SinkError::StdoutKeyChanged,
+                        Target::File(path) => SinkError::KeyChanged { path: path.clone() },
+                    });
                 }
                 Prepared::Begin(Box::new(next.clone()), None)
             }
@@ -282,14 +290,18 @@ impl Audit {
         if self.0.on.load(Ordering::Relaxed) {
             let first = problem.lines().next().unwrap_or_default();
             let problem = Summary::printable(first.as_bytes());
-            self.send(Message::Event(Event::ReloadRefused { problem }, self.0.clock.now()));
+            let bytes = problem.len();
+            self.0.take_event(Event::ReloadRefused { problem }, bytes);
         }
     }
 
     /// Something has become of a grant.
     pub fn grant(&self, change: GrantChange) {
         if self.0.on.load(Ordering::Relaxed) {
-            self.send(Message::Event(Event::Grant(Box::new(change)), self.0.clock.now()));
+            let GrantChange { grant, .. } = &change;
+            let texts = [&grant.issuer, &grant.user, &grant.group, &grant.reason, &grant.by];
+            let bytes = size_of::<GrantChange>() + texts.iter().map(|text| text.capacity()).sum::<usize>();
+            self.0.take_event(Event::Grant(Box::new(change)), bytes);
         }
     }
 
@@ -310,10 +322,7 @@ impl Audit {
     /// How it is doing; `None` where there is none.
     pub fn status(&self) -> Option<Status> {
         let queue = &self.0;
-        let target = match &queue.control.lock().settings.as_ref()?.target {
-            Target::Stdout => "stdout".to_owned(),
-            Target::File(path) => path.display().to_string(),
-        };
+        let target = queue.control.lock().settings.as_ref()?.target.name();
         let figures = *queue.figures.lock();
         Some(Status {
             target,
@@ -344,14 +353,30 @@ impl Queue {
             }
         }
         let bytes = weight(&decision);
+        if self.has_room(bytes, asked) {
+            let _ = self.sender.send(Message::Decision(Entry { decision, asked, latency }, bytes));
+        }
+    }
+
+    /// Events that come from outside have no more room than decisions: somebody can make as many.
+    fn take_event(&self, event: Event, bytes: usize) {
+        let now = self.clock.now();
+        let bytes = (size_of::<Message>() + bytes).max(LINE_BYTES);
+        if self.has_room(bytes, now) {
+            let _ = self.sender.send(Message::Event(event, now, bytes));
+        }
+    }
+
+    /// Takes the room for a line, or counts it as dropped.
+    fn has_room(&self, bytes: usize, now: Now) -> bool {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.bytes_max.load(Ordering::Relaxed) {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.drop_lines(1, asked);
-            return;
+            self.drop_lines(1, now);
+            return false;
         }
         self.lines_queued.fetch_add(1, Ordering::Relaxed);
-        let _ = self.sender.send(Message::Decision(Entry { decision, asked, latency }, bytes));
+        true
     }
 
     /// Counts lines that nobody will read.
@@ -368,6 +393,16 @@ impl Queue {
     }
 }
 
+impl Target {
+    /// The file, or `stdout`.
+    fn name(&self) -> String {
+        match self {
+            Target::Stdout => "stdout".to_owned(),
+            Target::File(path) => path.display().to_string(),
+        }
+    }
+}
+
 impl Settings {
     /// How lines are hashed.
     pub fn seal(&self) -> Seal {
@@ -376,11 +411,11 @@ impl Settings {
 
     fn hashing(&self) -> Hashing {
         let key = self.hash_key.as_ref().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes()));
-        Hashing(key.map(|key| (self.hashed.clone(), key)))
+        Hashing(key.map(|key| (Personal::with_twins(self.hashed.clone()), key)))
     }
 }
 
-/// What a decision holds while it waits. Its identity belongs to the token cache, or to nobody for a moment longer.
+/// About what a decision holds while it waits.
 fn weight(decision: &Decision) -> usize {
     let summary = decision.summary.as_deref().map_or(0, |summary| {
         let Summary { method, host, path, src, request_id, token, problem, .. } = summary;
@@ -388,8 +423,32 @@ fn weight(decision: &Decision) -> usize {
         texts.iter().map(|text| text.capacity()).sum::<usize>() + problem.as_ref().map_or(0, String::capacity)
     });
     let nonce = decision.dpop_nonce.as_ref().map_or(0, String::capacity);
-    (size_of::<Message>() + summary + nonce + 128).max(LINE_BYTES)
+    // The token cache lets go of an identity when it likes, and what is queued may be all that holds it then. Lines of the
+    // same identity share it; one of the holders is the cache.
+    let holders = Arc::strong_count(&decision.identity).saturating_sub(1).max(1);
+    (size_of::<Message>() + summary + nonce + 128 + identity_bytes(&decision.identity) / holders).max(LINE_BYTES)
 }
+
+/// About what an identity holds.
+fn identity_bytes(identity: &Identity) -> usize {
+    let Identity { issuer, user, subject, email, name, client_id, groups_joined, granted, scopes, claims, .. } =
+        identity;
+    let texts = [issuer, user, subject, email, name, client_id, groups_joined];
+    let texts = texts.into_iter().chain(granted).chain(scopes).map(|text| size_of::<String>() + text.capacity());
+    let claims = claims.iter().map(|(name, value)| {
+        let value = match value {
+            Value::String(text) => text.capacity(),
+            Value::Array(items) => items.len() * NESTED_BYTES,
+            Value::Object(members) => members.len() * 2 * NESTED_BYTES,
+            _ => 0,
+        };
+        size_of::<(String, Value)>() + name.len() + value
+    });
+    size_of::<Identity>() + texts.sum::<usize>() + claims.sum::<usize>()
+}
+
+/// What an item of a claim is taken to hold: a look at each would cost the decision path more than it is worth.
+const NESTED_BYTES: usize = 64;
 
 /// What a line counts for in the queue, at least.
 pub const LINE_BYTES: usize = 1024;

@@ -84,11 +84,30 @@ impl Personal {
     }
 }
 
+impl Personal {
+    /// `fields` and those that would give them away: by default `user` is `sub`, and where an API key has a user both are
+    /// that name, so that either in the clear tells what the other hides.
+    pub fn with_twins(mut fields: Vec<Personal>) -> Vec<Personal> {
+        for (one, other) in [(Personal::User, Personal::Subject), (Personal::Subject, Personal::User)] {
+            if let Some(at) = fields.iter().position(|field| *field == one)
+                && !fields.contains(&other)
+            {
+                fields.insert(if one == Personal::User { at + 1 } else { at }, other);
+            }
+        }
+        fields
+    }
+}
+
 /// Which fields are written as a keyed hash.
 #[derive(Clone, Default)]
 pub(super) struct Hashing(pub(super) Option<(Vec<Personal>, hmac::Key)>);
 
 impl Hashing {
+    fn has(&self, field: Personal) -> bool {
+        self.0.as_ref().is_some_and(|(fields, _)| fields.contains(&field))
+    }
+
     fn of(&self, field: Personal, value: &str) -> Option<String> {
         let (_, key) = self.0.as_ref().filter(|(fields, _)| fields.contains(&field))?;
         Some(hashed(key, value))
@@ -137,7 +156,10 @@ impl Members {
         self.personal("user", &identity.user, Personal::User, hashing);
         self.personal("subject", &identity.subject, Personal::Subject, hashing);
         self.some("issuer", &identity.issuer_name);
-        self.personal("client_id", &identity.client_id, Personal::ClientId, hashing);
+        // Of a client that acts for itself the subject is often the client.
+        let is_user = identity.client_id == identity.user || identity.client_id == identity.subject;
+        let client_as = if is_user && hashing.has(Personal::User) { Personal::User } else { Personal::ClientId };
+        self.personal("client_id", &identity.client_id, client_as, hashing);
         if !identity.groups_joined.is_empty() {
             // `,` and `%` inside a name are encoded there.
             let names = identity.groups_joined.split(',').map(|name| percent_decode_str(name).decode_utf8_lossy());
@@ -257,6 +279,11 @@ impl Members {
                 }
             }
         }
+    }
+
+    /// Marks the event that begins a file: where a file begins with another line, its own beginning was cut off.
+    pub(super) fn first(&mut self) {
+        self.flag("first", true);
     }
 
     fn key(&mut self, key: &str) {

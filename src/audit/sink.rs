@@ -36,6 +36,17 @@ pub(super) struct Opened {
     pub(super) gap: Option<Gap>,
 }
 
+/// A rotation that was done.
+#[derive(Debug)]
+pub(super) struct Rotated {
+    /// What the full file is called now.
+    pub(super) from: String,
+    /// Those that were removed because only `keep` are kept.
+    pub(super) removed: Vec<String>,
+    /// Why one of those is still there.
+    pub(super) kept: Option<SinkError>,
+}
+
 /// Why a trail cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
@@ -71,6 +82,19 @@ pub enum SinkError {
         /// The file.
         path: PathBuf,
     },
+    /// Neither could those of a log that has two chains.
+    #[error(
+        "`chain_key` cannot change while standard output is written, expected a restart, and a log of its own from there on"
+    )]
+    StdoutKeyChanged,
+    /// The file was rotated all the same.
+    #[error("{} cannot be removed, which is beyond `keep`", path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// What was written may be lost with the machine's power.
     #[error("the audit trail cannot be brought to the disk")]
     Sync {
@@ -100,16 +124,18 @@ impl Sink {
         let mut sink = Sink::create(path)?;
         let Some(regular) = &sink.regular else { return Ok(Opened { sink, last: Last::NONE, gap: None }) };
         let unreadable = |source| failed(path, source);
-        if regular.bytes == 0 {
-            // A run that ended between two files, or a file that somebody took away.
-            let before = trail::rotated(path).map_err(unreadable)?.pop();
-            let Some(before) = before else { return Ok(Opened { sink, last: Last::NONE, gap: None }) };
+        let earlier = || {
+            let Some(before) = trail::rotated(path).map_err(unreadable)?.pop() else { return Ok((Last::NONE, None)) };
             let mut file = File::open(&before).map_err(|source| failed(&before, source))?;
-            let (last, gap) = end_of(&mut file, &before, seal)?;
-            // A torn line is in a file that is not written any more: the next line follows what is whole.
+            end_of(&mut file, &before, seal, || Ok(Last::NONE))
+        };
+        if regular.bytes == 0 {
+            // A run that ended between two files, or a file that somebody took away. A torn line is in a file that is not
+            // written any more: the next line follows what is whole.
+            let (last, gap) = earlier()?;
             return Ok(Opened { sink, last, gap });
         }
-        let (last, gap) = end_of(&mut sink.file, path, seal)?;
+        let (last, gap) = end_of(&mut sink.file, path, seal, || Ok(earlier()?.0))?;
         if matches!(gap, Some(Gap::Torn { .. })) || (last.seq > 0 && !ends_in_newline(&mut sink.file, path)?) {
             sink.file.write_all(b"\n").map_err(unreadable)?;
         }
@@ -183,12 +209,14 @@ impl Sink {
         }
     }
 
-    /// Renames the full file and begins another. Gives the old one's new name, and the names of those that were removed
-    /// because only `keep` are kept.
-    pub(super) fn rotate(&mut self, keep: usize) -> Result<(String, Vec<String>), SinkError> {
-        let Some(Regular { path, begun: Some((first_seq, _)), .. }) = &self.regular else {
-            return Ok(Default::default());
-        };
+    /// Whether the next line is the first of its file.
+    pub(super) fn is_unbegun(&self) -> bool {
+        self.regular.as_ref().is_some_and(|regular| regular.begun.is_none())
+    }
+
+    /// Renames the full file and begins another, where there is a file.
+    pub(super) fn rotate(&mut self, keep: usize) -> Result<Option<Rotated>, SinkError> {
+        let Some(Regular { path, begun: Some((first_seq, _)), .. }) = &self.regular else { return Ok(None) };
         let path = path.clone();
         let io = |source| failed(&path, source);
         self.sync().map_err(io)?;
@@ -198,12 +226,12 @@ impl Sink {
         }
         std::fs::rename(&path, &full).map_err(io)?;
         self.reopen()?;
-        let removed = remove_oldest(&path, keep).map_err(io)?;
+        let (removed, kept) = remove_oldest(&path, keep);
         if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
             // Where the system cannot do that, the rename is on the disk a little later.
             let _ = folder.sync_all();
         }
-        Ok((name_of(&full), removed))
+        Ok(Some(Rotated { from: name_of(&full), removed, kept }))
     }
 
     /// Opens whatever is at the path now; on a failure the old file is written on. Whether something was in it already.
@@ -233,15 +261,20 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// What the next line has to follow, and what is wrong with the end.
-fn end_of(file: &mut File, path: &Path, seal: &Seal) -> Result<(Last, Option<Gap>), SinkError> {
+/// What the next line has to follow, and what is wrong with the end. `earlier` is what the first line of the file follows.
+fn end_of(
+    file: &mut File,
+    path: &Path,
+    seal: &Seal,
+    earlier: impl FnOnce() -> Result<Last, SinkError>,
+) -> Result<(Last, Option<Gap>), SinkError> {
     let not_a_trail = || SinkError::NotATrail { path: path.to_owned() };
     let tail = trail::tail(file).map_err(|source| failed(path, source))?.ok_or_else(not_a_trail)?;
     let before = match &tail.line {
         Some(line) => Some(Link::read(line).ok_or_else(not_a_trail)?),
         None => None,
     };
-    let last = before.map_or(Last::NONE, |link| link.last());
+    let last = before.map_or_else(earlier, |link| Ok(link.last()))?;
     if let Some(link) = Link::read(&tail.torn).filter(|link| link.is_whole(seal) && link.prev == last.hash) {
         // Only its newline is missing.
         return Ok((link.last(), None));
@@ -268,13 +301,21 @@ fn time_of(line: &[u8]) -> u64 {
     value.and_then(|value| read_time(value.get("time")?.as_str()?)).unwrap_or(0)
 }
 
-fn remove_oldest(path: &Path, keep: usize) -> io::Result<Vec<String>> {
-    let files = trail::rotated(path)?;
+/// Stops at the first that cannot be removed: without those behind it the trail would have a hole.
+fn remove_oldest(path: &Path, keep: usize) -> (Vec<String>, Option<SinkError>) {
+    let files = match trail::rotated(path) {
+        Ok(files) => files,
+        Err(source) => return (Vec::new(), Some(failed(path, source))),
+    };
     let beyond = files.len().saturating_sub(keep);
     let mut removed = Vec::new();
-    for file in files.iter().take(beyond) {
-        std::fs::remove_file(file)?;
-        removed.push(name_of(file));
+    for file in files.into_iter().take(beyond) {
+        match std::fs::remove_file(&file) {
+            Ok(()) => removed.push(name_of(&file)),
+            // Somebody else was quicker.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return (removed, Some(SinkError::Kept { path: file, source })),
+        }
     }
-    Ok(removed)
+    (removed, None)
 }

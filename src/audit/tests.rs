@@ -1,5 +1,7 @@
 //! A trail as it is written, and every way of spoiling one.
 
+mod faults;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -62,7 +64,7 @@ fn written(settings: &Settings, decisions: std::ops::Range<u32>) {
 }
 
 fn report(path: &Path, seal: &Seal) -> Report {
-    verify(&trail::files(path).unwrap(), seal, None).unwrap()
+    verify(&trail::open(path).unwrap(), seal, None).unwrap()
 }
 
 fn kinds(report: &Report) -> BTreeSet<&'static str> {
@@ -185,7 +187,7 @@ fn what_is_cut_from_the_end_is_found_by_whoever_knows_a_later_hash() {
     written(&settings(&path), 0..10);
     let whole = report(&path, &Seal::Plain);
     let (_, _, last) = whole.last.unwrap();
-    let files = trail::files(&path).unwrap();
+    let files = trail::open(&path).unwrap();
     assert!(verify(&files, &Seal::Plain, Some(last)).unwrap().is_whole());
     let text = fs::read_to_string(&path).unwrap();
     let cut: String = text.lines().take(8).map(|line| format!("{line}\n")).collect();
@@ -232,7 +234,7 @@ fn a_trail_goes_on_over_rotation_and_restart() {
         let report = report(&path, &Seal::Plain);
         assert!(report.is_whole(), "{report:?}");
     }
-    let files = trail::files(&path).unwrap();
+    let files = trail::open(&path).unwrap();
     assert_eq!(files.len(), 4, "as many as are kept, and the one being written: {files:?}");
     let report = report(&path, &Seal::Plain);
     assert!(report.notes.iter().any(|note| note.kind == "begins_later"), "{report:?}");
@@ -246,7 +248,7 @@ fn a_trail_goes_on_over_rotation_and_restart() {
     // A run that ended between two files.
     fs::rename(&path, trail::rotated_name(&path, records[records.len() - 1]["seq"].as_u64().unwrap())).unwrap();
     written(&small, 0..1);
-    assert!(verify(&trail::files(&path).unwrap(), &Seal::Plain, None).unwrap().is_whole());
+    assert!(verify(&trail::open(&path).unwrap(), &Seal::Plain, None).unwrap().is_whole());
 }
 
 #[test]
@@ -514,24 +516,42 @@ fn people_are_hashed_with_a_key_and_found_by_it() {
     let folder = Folder::new();
     let path = folder.file();
     let key = "h".repeat(32);
-    let hashed = vec![Personal::User, Personal::Src];
-    written(&Settings { hashed, hash_key: Some(Secret::new(key.as_str())), ..settings(&path) }, 0..20);
+    let hashing = |fields: &[Personal], path: &Path| Settings {
+        hashed: fields.to_vec(),
+        hash_key: Some(Secret::new(key.as_str())),
+        ..settings(path)
+    };
+    written(&hashing(&[Personal::User, Personal::Src], &path), 0..20);
     let text = fs::read_to_string(&path).unwrap();
     assert!(!text.contains("user-1") && !text.contains("192.0.2.1") && text.contains("\"user\":\"hmac:"), "{text}");
-    let files = trail::files(&path).unwrap();
-    let exported = |hash_key: Option<&str>, user: Option<&str>| {
+    // By default the user is the subject, and of a client that acts for itself the client too: one would tell the other.
+    for named in [Personal::User, Personal::Subject] {
+        let same = folder.0.path().join(named.name());
+        let audit = begun(&hashing(&[named], &same));
+        let mut identity = Identity::anonymous();
+        (identity.user, identity.subject) = ("alice".to_owned(), "alice".to_owned());
+        identity.client_id = "alice".to_owned();
+        let decided = Decision { identity: Arc::new(identity), ..decision(1) };
+        audit.record(decided, Clock::system().now(), Duration::ZERO);
+        assert!(audit.stop(Duration::from_secs(10)));
+        let text = fs::read_to_string(&same).unwrap();
+        assert!(!text.contains("alice") && text.contains("\"hashed\":[\"user\",\"subject\"]"), "{text}");
+    }
+    let files = trail::open(&path).unwrap();
+    let exported = |hash_key: Option<&str>, user: Option<&str>, unknown: u64| {
         let hash_key = hash_key.map(|key| key.as_bytes().to_vec());
         let wanted = Wanted { user: user.map(str::to_owned), hash_key, ..Wanted::default() };
         let mut out = Vec::new();
         let exported = export(&files, &Seal::Plain, &wanted, Format::Jsonl, &mut out).unwrap();
         assert!(exported.report.is_whole());
+        assert_eq!(exported.unknown, unknown);
         exported.written
     };
-    assert_eq!(exported(Some(&key), Some("user-1")), 4);
-    assert_eq!(exported(None, Some("user-1")), 0);
-    assert_eq!(exported(Some("another"), Some("user-1")), 0);
-    assert_eq!(exported(None, Some("s-3")), 1, "subjects are not hashed here");
-    assert_eq!(exported(None, None), 22);
+    assert_eq!(exported(Some(&key), Some("user-1"), 0), 4);
+    assert_eq!(exported(None, Some("user-1"), 20), 0);
+    assert_eq!(exported(Some("another"), Some("user-1"), 0), 0);
+    assert_eq!(exported(Some(&key), Some("s-3"), 0), 1);
+    assert_eq!(exported(None, None, 0), 22);
 }
 
 #[test]
@@ -549,7 +569,7 @@ fn a_period_and_a_user_are_exported_over_all_files() {
         }
     }
     assert!(audit.stop(Duration::from_secs(10)));
-    let files = trail::files(&path).unwrap();
+    let files = trail::open(&path).unwrap();
     assert!(files.len() > 2, "{files:?}");
     let wanted = Wanted {
         from_us: Some((NOW_S + 100) * 1_000_000),

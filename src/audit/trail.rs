@@ -1,7 +1,8 @@
 //! The files of one trail, and the lines of a file.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The files of the trail that is written to `base`, oldest first: those that were rotated, then `base` itself where it
@@ -13,6 +14,70 @@ pub fn files(base: &Path) -> io::Result<Vec<PathBuf>> {
         files.push(base.to_owned());
     }
     Ok(files)
+}
+
+/// A file of a trail, as it was when the trail was opened.
+#[derive(Debug)]
+pub struct TrailFile {
+    /// Where it was then.
+    pub path: PathBuf,
+    file: Option<File>,
+}
+
+/// Opens the files of the trail that is written to `base`, oldest first, all of one moment: a rotation that comes while they
+/// are read neither hides a file nor shows one twice.
+pub fn open(base: &Path) -> io::Result<Vec<TrailFile>> {
+    // The live file first. Where it is rotated before the others are listed it is among those, and the last to be read.
+    let live = match File::open(base) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(cannot_read(base, &error)),
+    };
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let live_id = live.as_ref().map(|file| file.metadata().map(id)).transpose()?;
+    let mut files: Vec<TrailFile> = Vec::new();
+    for path in rotated(base)? {
+        let opened = if files.len() < HANDLES_MAX { File::open(&path).map(Some) } else { Ok(None) };
+        let found = opened.and_then(|file| {
+            let metadata = file.as_ref().map_or_else(|| path.metadata(), File::metadata)?;
+            Ok((file, id(metadata)))
+        });
+        match found {
+            Ok((file, id)) if Some(id) == live_id => {
+                files.push(TrailFile { path, file: file.or(live) });
+                return Ok(files);
+            }
+            Ok((file, _)) => files.push(TrailFile { path, file }),
+            // Beyond `keep` by now, as are those before it. Where they are not, the chain tells of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files.retain(|file| file.path.exists()),
+            Err(error) => return Err(cannot_read(&path, &error)),
+        }
+    }
+    if live.is_none() && files.is_empty() {
+        return Err(cannot_read(base, &io::ErrorKind::NotFound.into()));
+    }
+    files.extend(live.map(|file| TrailFile { path: base.to_owned(), file: Some(file) }));
+    Ok(files)
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
+}
+
+impl TrailFile {
+    /// Its lines, from the first; the error names the file.
+    pub fn lines(&self) -> io::Result<Lines> {
+        let open = || {
+            let Some(file) = &self.file else { return File::open(&self.path) };
+            let mut file = file.try_clone()?;
+            match file.rewind() {
+                // A pipe is read once.
+                Err(error) if error.kind() != io::ErrorKind::NotSeekable => Err(error),
+                _ => Ok(file),
+            }
+        };
+        open().map(Lines::of).map_err(|error| cannot_read(&self.path, &error))
+    }
 }
 
 /// Those that were rotated, oldest first.
@@ -61,9 +126,8 @@ pub struct Line<'a> {
 }
 
 impl Lines {
-    /// Those of the file at `path`.
-    pub fn open(path: &Path) -> io::Result<Lines> {
-        Ok(Lines { reader: BufReader::with_capacity(READ_BYTES, File::open(path)?), line: Vec::new(), number: 0 })
+    fn of(file: File) -> Lines {
+        Lines { reader: BufReader::with_capacity(READ_BYTES, file), line: Vec::new(), number: 0 }
     }
 
     /// The next one.
@@ -131,6 +195,10 @@ pub(super) fn first_line(file: &mut File) -> io::Result<Vec<u8>> {
 /// A record is a few hundred bytes; one made of the largest token, escaped throughout, some 200 KiB.
 pub(super) const LINE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Files of a trail that are open at once. Those behind are opened when they are read: they would have to be rotated away
+/// meanwhile.
+const HANDLES_MAX: usize = 200;
+
 const READ_BYTES: usize = 64 * 1024;
 
 /// A trillion lines sort as text.
@@ -167,7 +235,7 @@ mod tests {
         let path = folder.path().join("x");
         let long = "x".repeat(3 * LINE_BYTES_MAX);
         std::fs::write(&path, format!("a\n\n{long}\nb")).unwrap();
-        let mut lines = Lines::open(&path).unwrap();
+        let mut lines = Lines::of(File::open(&path).unwrap());
         let mut read = Vec::new();
         while let Some(line) = lines.read().unwrap() {
             read.push((line.number, line.bytes.len(), line.is_whole));

@@ -3,29 +3,25 @@
 //! A line whose hash is not that of its content was edited. A line that does not follow from the one before tells of what
 //! was removed, put in, moved or repeated between them. What a chain cannot show is in docs/audit.md.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::chain::{Hash, Last, Link, Seal};
-use super::trail::{Line, Lines};
+use super::trail::{Line, TrailFile};
 
 /// Verifies the files of one trail, oldest first.
-pub fn verify(files: &[PathBuf], seal: &Seal, expected: Option<Hash>) -> io::Result<Report> {
+pub fn verify(files: &[TrailFile], seal: &Seal, expected: Option<Hash>) -> io::Result<Report> {
     let mut verifier = Verifier::new(seal, expected);
     for file in files {
-        let mut lines = open(file)?;
+        let mut lines = file.lines()?;
         while let Some(line) = lines.read()? {
-            verifier.take(file, line);
+            verifier.take(&file.path, line);
         }
     }
-    Ok(verifier.finish())
-}
-
-/// The lines of a file; the error names it.
-pub(super) fn open(file: &Path) -> io::Result<Lines> {
-    Lines::open(file).map_err(|error| io::Error::new(error.kind(), format!("cannot read {}: {error}", file.display())))
+    Ok(verifier.finish(files))
 }
 
 /// What a trail was found to be.
@@ -43,8 +39,10 @@ pub struct Report {
     pub wrong: u64,
     /// How many lines have another hash than their content's.
     pub unverified: u64,
-    /// What is in order, and worth knowing.
+    /// What is in order, and worth knowing, the first hundred of it.
     pub notes: Vec<Finding>,
+    /// How much of that there is in all.
+    pub noted: u64,
     /// Lines that the agent says it dropped.
     pub dropped: u64,
     /// Allows that it says it left out.
@@ -81,7 +79,7 @@ pub struct Verifier<'a> {
     /// A line that is none of ours, until the next one says whether a crash explains it.
     odd: Option<Odd>,
     /// Numbers that were passed over, as ranges.
-    missing: Vec<(u64, u64)>,
+    missing: BTreeMap<u64, u64>,
     /// Whether the last event of the agent's own life was its end.
     stopped: bool,
     place: Option<(PathBuf, u64)>,
@@ -104,7 +102,7 @@ impl<'a> Verifier<'a> {
             expected,
             last: None,
             odd: None,
-            missing: Vec::new(),
+            missing: BTreeMap::new(),
             stopped: false,
             place: None,
             report: Report::default(),
@@ -153,9 +151,14 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// After the last line.
-    pub fn finish(mut self) -> Report {
+    /// After the last line of `files`.
+    pub fn finish(mut self, files: &[TrailFile]) -> Report {
         self.settle_odd(false);
+        if let (0, Some(file)) = (self.report.lines, files.last()) {
+            // An agent writes its first line as soon as it has the file.
+            let text = "there is not one line: all of it was removed, or this is no trail".to_owned();
+            self.wrong(&file.path, 1, "empty", text);
+        }
         if let Some(expected) = self.expected.filter(|_| self.report.expected_at.is_none()) {
             let (file, line) = self.place.clone().unwrap_or_default();
             let text = format!("no line has the expected hash {expected}: the trail was cut before it, or made anew");
@@ -168,9 +171,8 @@ impl<'a> Verifier<'a> {
     /// next one has to follow.
     fn follow(&mut self, file: &Path, number: u64, link: &Link<'_>, event: Option<&Value>) -> bool {
         let Some(last) = self.last else {
-            // Every file begins with an event, so that one whose beginning was cut can be told from one that followed others.
-            let begins =
-                event.is_some_and(|event| ["rotated", "start", "gap"].iter().any(|name| event["event"] == *name));
+            // Every file begins with an event that says so: an event from its middle could have become the beginning.
+            let begins = event.is_some_and(|event| event["first"] == true);
             if link.seq > 1 && !begins {
                 let text = format!("the file begins with line {}: those before it were cut off", link.seq);
                 self.wrong(file, number, "removed", text);
@@ -211,9 +213,7 @@ impl<'a> Verifier<'a> {
                 format!("lines {from} to {to} are not where they belong")
             };
             self.wrong(file, number, "removed", format!("{lines}, before line {}", link.seq));
-            if self.missing.len() < RANGES_MAX {
-                self.missing.push((from, to));
-            }
+            self.pass_over(from, to);
             return true;
         }
         if self.was_missing(link.seq) {
@@ -228,10 +228,19 @@ impl<'a> Verifier<'a> {
 
     /// Takes a number out of those passed over.
     fn was_missing(&mut self, seq: u64) -> bool {
-        let Some(index) = self.missing.iter().position(|(from, to)| (*from..=*to).contains(&seq)) else { return false };
-        let (from, to) = self.missing.swap_remove(index);
-        self.missing.extend([(from, seq - 1), (seq + 1, to)].into_iter().filter(|(from, to)| from <= to));
+        // No two of them overlap, since each begins behind all lines that came before.
+        let found = self.missing.range(..=seq).next_back().map(|(from, to)| (*from, *to));
+        let Some((from, to)) = found.filter(|(_, to)| seq <= *to) else { return false };
+        self.missing.remove(&from);
+        self.pass_over(from, seq - 1);
+        self.pass_over(seq + 1, to);
         true
+    }
+
+    fn pass_over(&mut self, from: u64, to: u64) {
+        if from <= to && self.missing.len() < RANGES_MAX {
+            self.missing.insert(from, to);
+        }
     }
 
     fn event(&mut self, file: &Path, number: u64, event: &Value) {
@@ -247,10 +256,10 @@ impl<'a> Verifier<'a> {
             }
             "stop" => self.stopped = true,
             "dropped" => {
-                self.report.dropped += count;
+                self.report.dropped = self.report.dropped.saturating_add(count);
                 self.note(file, number, "dropped", format!("{count} lines were dropped for want of room"));
             }
-            "sampled_out" => self.report.sampled_out += count,
+            "sampled_out" => self.report.sampled_out = self.report.sampled_out.saturating_add(count),
             "gap" if event["what"] == "line_unverified" => {
                 let text = "the agent found the line before to be another than it had written".to_owned();
                 self.wrong(file, number, "edited", text);
@@ -288,6 +297,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn note(&mut self, file: &Path, line: u64, kind: &'static str, text: String) {
+        self.report.noted += 1;
         push(&mut self.report.notes, file, line, kind, text);
     }
 }
@@ -304,13 +314,18 @@ fn event_of(line: &[u8]) -> Option<Value> {
     line.windows(KEY.len()).take(EVENT_WITHIN).any(|window| window == KEY).then(|| serde_json::from_slice(line).ok())?
 }
 
-/// The time of a line, without reading all of it.
+/// The time of a line, without reading all of it; empty where it has none.
 pub(super) fn time_of(line: &[u8]) -> String {
     const KEY: &[u8] = b"\"time\":\"";
     let found = line.windows(KEY.len()).take(EVENT_WITHIN).position(|window| window == KEY);
-    let time = found.and_then(|at| line.get(at + KEY.len()..)?.split(|byte| *byte == b'"').next());
-    String::from_utf8_lossy(time.unwrap_or_default()).into_owned()
+    let time = found.and_then(|at| line.get(at + KEY.len()..)?.split(|byte| *byte == b'"').next()).unwrap_or_default();
+    // It is printed and compared: what has another form was not written by an agent.
+    let is_time = time.len() == TIME_BYTES && time.iter().all(|byte| byte.is_ascii_digit() || b"-:.TZ".contains(byte));
+    if is_time { String::from_utf8_lossy(time).into_owned() } else { String::new() }
 }
+
+/// `2027-01-15T08:00:00.000001Z`.
+const TIME_BYTES: usize = 27;
 
 /// `v`, `seq`, `time`, `agent` and `config` stand before it, and have at most so many bytes.
 const EVENT_WITHIN: usize = 160;
@@ -320,3 +335,64 @@ const FINDINGS_MAX: usize = 100;
 
 /// A trail with more holes than this is no trail any more.
 const RANGES_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(lines: impl IntoIterator<Item = String>, check: impl Fn(&Verifier<'_>)) -> Report {
+        let mut verifier = Verifier::new(&Seal::Plain, None);
+        for (index, line) in lines.into_iter().enumerate() {
+            let line = Line { number: index as u64 + 1, bytes: line.as_bytes(), is_whole: true };
+            verifier.take(Path::new("audit.jsonl"), line);
+            check(&verifier);
+        }
+        verifier.finish(&[])
+    }
+
+    fn forged(seq: u64, members: &str) -> String {
+        format!("{{\"v\":1,\"seq\":{seq},{members},\"prev\":\"{0}\",\"hash\":\"{0}\"}}", "0".repeat(64))
+    }
+
+    #[test]
+    fn a_file_of_moved_lines_costs_no_more_memory_than_another() {
+        let moved = [1, 1_000_000].into_iter().chain((1..50_000).map(|n| 2 * n + 1));
+        let report = taken(moved.map(|seq| forged(seq, "\"n\":1")), |verifier| {
+            assert!(verifier.missing.len() <= RANGES_MAX);
+        });
+        assert!(report.findings.iter().any(|finding| finding.kind == "moved"));
+        // A hole is put together out of what was found of it.
+        let all = [1, 9, 4, 2, 8, 3, 7, 5, 6].map(|seq| forged(seq, "\"n\":1"));
+        let report = taken(all, |_| {});
+        assert_eq!(report.findings.iter().filter(|finding| finding.kind == "moved").count(), 7);
+    }
+
+    #[test]
+    fn numbers_that_no_agent_writes_are_no_reason_to_panic() {
+        let dropped = format!("\"event\":\"dropped\",\"count\":{}", u64::MAX);
+        let sampled = dropped.replace("dropped", "sampled_out");
+        let lines =
+            [forged(1, &dropped), forged(u64::MAX - 1, &dropped), forged(u64::MAX, &sampled), forged(2, &sampled)];
+        let report = taken(lines, |_| {});
+        assert!(!report.is_whole() && report.dropped == u64::MAX, "{report:?}");
+    }
+
+    #[test]
+    fn there_are_more_notes_than_are_kept() {
+        let lines = (1..=300).map(|seq| forged(seq, "\"event\":\"dropped\",\"count\":1"));
+        let report = taken(lines, |_| {});
+        assert_eq!((report.notes.len(), report.noted), (FINDINGS_MAX, 300));
+    }
+
+    #[test]
+    fn a_time_is_a_time_or_nothing() {
+        for (time, expected) in [
+            ("2027-01-15T08:00:00.000001Z", "2027-01-15T08:00:00.000001Z"),
+            ("2027-01-15T08:00:00Z", ""),
+            ("\x1b[2J-01-15T08:00:00.00001Z", ""),
+            ("", ""),
+        ] {
+            assert_eq!(time_of(forged(1, &format!("\"time\":\"{time}\"")).as_bytes()), expected, "{time:?}");
+        }
+    }
+}

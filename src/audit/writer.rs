@@ -12,9 +12,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::chain::{Last, Seal};
-use super::record::{Event, Gap, Hashing, Members};
-use super::sink::{Opened, Sink, SinkError};
+use super::chain::{Hash, Last, Link, Seal};
+use super::record::{Event, Gap, Hashing, Members, Personal};
+use super::sink::{Opened, Rotated, Sink, SinkError};
 use super::{Begin, Drops, Message, Queue, Rotation, Settings, Target};
 use crate::clock::Now;
 
@@ -44,6 +44,8 @@ struct Open {
     is_synced: bool,
     /// What the batch says was dropped, and left out.
     said: (Option<Drops>, u64),
+    /// The line that says the last of it.
+    said_seq: u64,
     /// Whether the last rotation failed, so that it is told once.
     is_stuck: bool,
 }
@@ -92,9 +94,13 @@ impl Writer {
                 let Some(open) = &mut self.open else { return false };
                 let mut members = Members::begin(entry.asked.unix_us(), self.queue.agent, config);
                 members.decision(&entry, &open.hashing);
-                open.append(&members, entry.asked);
+                open.append(members.as_str(), entry.asked);
             }
-            Message::Event(event, now) => self.event(&event, now),
+            Message::Event(event, now, bytes) => {
+                self.queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.queue.lines_queued.fetch_sub(1, Ordering::Relaxed);
+                self.event(&event, now);
+            }
             Message::Config(config) => {
                 self.config = config;
                 self.event(&Event::Reload, self.queue.clock.now());
@@ -111,9 +117,7 @@ impl Writer {
 
     fn event(&mut self, event: &Event, now: Now) {
         if let Some(open) = &mut self.open {
-            let mut members = Members::begin(now.unix_us(), self.queue.agent, self.config);
-            members.event(event, &open.hashing);
-            open.append(&members, now);
+            open.event(event, now, self.queue.agent, self.config);
         }
     }
 
@@ -200,10 +204,10 @@ impl Writer {
                 return;
             }
             // The disk may be full of the very file that somebody has removed.
-            if open.sink.is_elsewhere() && open.sink.reopen().is_ok() {
-                // The new file gets the whole of the line that the old one has a part of.
-                let written = open.batch.get(..open.written).unwrap_or_default();
-                open.written = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            if open.sink.is_elsewhere()
+                && let Ok(is_anothers) = open.sink.reopen()
+            {
+                open.move_on(is_anothers, queue.clock.now(), queue.agent, self.config);
                 continue;
             }
             sleep(pause, queue);
@@ -249,6 +253,9 @@ impl Writer {
         if let Some(open) = &mut self.open {
             open.said.0 = Drops::add(open.said.0, drops);
             open.said.1 += sampled_out;
+            if drops.is_some() || sampled_out > 0 {
+                open.said_seq = open.last.seq;
+            }
         }
     }
 
@@ -275,11 +282,16 @@ impl Writer {
         self.write();
         let Some(open) = &mut self.open else { return };
         match open.sink.rotate(open.rotation.keep) {
-            Ok((from, removed)) => {
+            Ok(Some(Rotated { from, removed, kept })) => {
                 open.is_stuck = false;
+                if let Some(error) = kept {
+                    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(%error, cause, "the audit trail was rotated and grows on");
+                }
                 self.event(&Event::Rotated { from: Some(from), removed }, now);
                 self.write();
             }
+            Ok(None) => {}
             Err(error) => open.complain_unless(Err(error)),
         }
     }
@@ -287,16 +299,10 @@ impl Writer {
     /// Goes on in another file where the one being written was moved away. What is in the batch is written before.
     fn follow_file(&mut self) {
         let Some(open) = self.open.as_mut().filter(|open| open.sink.is_elsewhere()) else { return };
-        let event = match open.sink.reopen() {
-            Ok(false) => Event::Rotated { from: None, removed: Vec::new() },
-            Ok(true) => {
-                tracing::warn!("another file stands where the audit trail is written; it goes on in that one");
-                Event::Gap { what: Gap::Replaced }
-            }
+        match open.sink.reopen() {
+            Ok(is_anothers) => open.move_on(is_anothers, self.queue.clock.now(), self.queue.agent, self.config),
             Err(error) => return open.complain_unless(Err(error)),
-        };
-        open.is_stuck = false;
-        self.event(&event, self.queue.clock.now());
+        }
         self.write();
     }
 }
@@ -317,27 +323,91 @@ impl Open {
             sampled: now,
             is_synced: true,
             said: (None, 0),
+            said_seq: 0,
             is_stuck: false,
         }
     }
 
-    fn append(&mut self, members: &Members, now: Now) {
+    fn event(&mut self, event: &Event, now: Now, agent: u32, config: u64) {
+        let mut members = Members::begin(now.unix_us(), agent, config);
+        members.event(event, &self.hashing);
+        if self.sink.is_unbegun() {
+            members.first();
+        }
+        self.append(members.as_str(), now);
+    }
+
+    fn append(&mut self, members: &str, now: Now) {
         self.sink.begins(self.last.seq + 1, now.unix_us());
-        self.last.append(members.as_str(), &self.seal, &mut self.batch);
+        self.last.append(members, &self.seal, &mut self.batch);
         self.lines += 1;
     }
 
-    /// Forgets what is not written: those lines are dropped, and what they said is still to be said.
+    /// Where in the batch the first line begins that is not written as a whole.
+    fn rest_begins(&self) -> usize {
+        let written = self.batch.get(..self.written).unwrap_or_default();
+        written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)
+    }
+
+    /// The rest of the batch is for another file than it was made for. What has happened is the first line there, and the
+    /// others follow that one.
+    fn move_on(&mut self, is_anothers: bool, now: Now, agent: u32, config: u64) {
+        self.is_stuck = false;
+        let begin = self.rest_begins();
+        let batch = std::mem::take(&mut self.batch);
+        let rest = batch.get(begin..).unwrap_or_default();
+        let torn = batch.get(begin..std::mem::take(&mut self.written)).unwrap_or_default();
+        let links: Vec<Link<'_>> = rest.split(|byte| *byte == b'\n').filter_map(Link::read).collect();
+        if let Some(first) = links.first() {
+            self.last = first.before();
+        }
+        self.lines = self.lines.saturating_sub(links.len() as u64);
+        if !torn.is_empty() {
+            let what = Gap::Torn { bytes: torn.len() as u64, sha256: Hash::sha256(torn) };
+            self.event(&Event::Gap { what }, now, agent, config);
+        }
+        if is_anothers {
+            tracing::warn!("another file stands where the audit trail is written; it goes on in that one");
+            self.event(&Event::Gap { what: Gap::Replaced }, now, agent, config);
+        } else if torn.is_empty() {
+            self.event(&Event::Rotated { from: None, removed: Vec::new() }, now, agent, config);
+        }
+        for link in links {
+            self.append(&String::from_utf8_lossy(link.members), now);
+        }
+        self.said_seq = self.last.seq;
+    }
+
+    /// Forgets what is not written: those lines are dropped, and what they said is still to be said. A line that is in the
+    /// file in part stays, and goes on where it stopped should there be room again.
     fn give_up(&mut self, queue: &Queue) {
-        let rest = self.batch.get(self.written..).unwrap_or_default();
-        let lost = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
-        self.batch.clear();
-        (self.written, self.lines) = (0, 0);
+        let begin = self.rest_begins();
+        let rest = self.batch.get(begin..).unwrap_or_default();
+        let is_in_part = self.written > begin;
+        let kept = rest.iter().position(|byte| *byte == b'\n').filter(|_| is_in_part).map_or(0, |end| end + 1);
+        let first = rest.split(|byte| *byte == b'\n').next().and_then(Link::read);
+        let before = first.map_or(self.last, |link| link.before());
+        self.last = first.filter(|_| is_in_part).map_or(before, |link| link.last());
+        let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let (lost, written) =
+            (lines(rest.get(kept..).unwrap_or_default()), lines(self.batch.get(..begin).unwrap_or_default()));
+        self.batch.truncate(begin + kept);
+        self.batch.drain(..begin.min(self.batch.len()));
+        (self.written, self.lines) = (self.written - begin, u64::from(is_in_part));
+        let was_said = self.said_seq <= self.last.seq;
         let (drops, sampled_out) = std::mem::take(&mut self.said);
-        queue.sampled_out.fetch_add(sampled_out, Ordering::Relaxed);
+        {
+            let mut figures = queue.figures.lock();
+            figures.lines += written;
+            figures.last = Some(before).filter(|last| last.seq > 0).or(figures.last);
+            figures.sampled_out += if was_said { sampled_out } else { 0 };
+        }
         queue.drop_lines(lost, queue.clock.now());
-        let mut to_say = queue.drops.lock();
-        *to_say = Drops::add(drops, *to_say);
+        if !was_said {
+            queue.sampled_out.fetch_add(sampled_out, Ordering::Relaxed);
+            let mut to_say = queue.drops.lock();
+            *to_say = Drops::add(drops, *to_say);
+        }
     }
 
     /// Says once that the file cannot be looked after. What is open is written on.
@@ -362,7 +432,7 @@ fn sleep(pause: Duration, queue: &Queue) {
 }
 
 fn start(settings: &Settings) -> Event {
-    let hashed = settings.hashed.clone();
+    let hashed = Personal::with_twins(settings.hashed.clone());
     let to = match settings.target {
         Target::Stdout => "stdout",
         Target::File(_) => "file",
@@ -388,3 +458,95 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Between two tries after a failure: from this, doubling, to that.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::audit::record::PPM;
+    use crate::audit::{Audit, trail, verify};
+    use crate::clock::Clock;
+
+    fn settings(path: &Path) -> Settings {
+        Settings {
+            target: Target::File(path.to_owned()),
+            rotation: Rotation { bytes: 100 << 20, every: None, keep: 10 },
+            sampled_ppm: PPM,
+            hashed: Vec::new(),
+            hash_key: None,
+            chain_key: None,
+            queue: 100,
+        }
+    }
+
+    /// A file with lines in a batch, of which so many bytes were written.
+    fn written_in_part(path: &Path, bytes: usize) -> Option<Open> {
+        let settings = settings(path);
+        let opened = Sink::open(&settings.target, &settings.seal()).unwrap();
+        let now = Clock::by_hand(1_800_000_000).now();
+        let mut open = Open::new(opened, &settings, now.instant());
+        open.event(&start(&settings), now, 7, 1);
+        (0..3).for_each(|n| open.append(&format!("\"n\":{n}"), now));
+        let piece = open.batch.get(..bytes)?.to_vec();
+        write(&mut open, &piece);
+        open.written = bytes;
+        Some(open)
+    }
+
+    fn write(open: &mut Open, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let written = open.sink.write(bytes).unwrap();
+            bytes = &bytes[written..];
+        }
+    }
+
+    /// The disk is full, and somebody moves the file away, or gives it to the trail's rotated ones.
+    #[test]
+    fn a_batch_that_goes_on_in_another_file_goes_on_in_its_chain() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        for bytes in 0.. {
+            let Some(mut open) = written_in_part(&path, bytes) else { return assert!(bytes > 500) };
+            let moved = trail::rotated_name(&path, 1);
+            std::fs::rename(&path, &moved).unwrap();
+            assert!(!open.sink.reopen().unwrap());
+            open.move_on(false, Clock::by_hand(1_800_000_001).now(), 7, 1);
+            assert_eq!((open.written, open.lines), (0, 5));
+            let rest = open.batch.clone();
+            write(&mut open, &rest);
+            let lines = std::fs::read_to_string(&path).unwrap();
+            assert!(lines.lines().next().unwrap().contains("\"first\":true"), "{bytes} bytes: {lines}");
+            let report = verify::verify(&trail::open(&path).unwrap(), &Seal::Plain, None).unwrap();
+            assert!(report.is_whole() && report.last.as_ref().unwrap().0 == 5, "{bytes} bytes: {report:?}");
+            drop(open);
+            std::fs::remove_file(&path).unwrap();
+            std::fs::remove_file(&moved).unwrap();
+        }
+    }
+
+    /// The disk is full, somebody waits for the sink, and there is room again just then.
+    #[test]
+    fn what_was_given_up_leaves_no_hole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let audit = Audit::new(Clock::by_hand(1_800_000_000), 7);
+        for bytes in 0.. {
+            let Some(mut open) = written_in_part(&path, bytes) else { return assert!(bytes > 500) };
+            let lines_before = audit.0.figures.lock().lines;
+            audit.0.drops.lock().take();
+            open.give_up(&audit.0);
+            let lost = audit.0.drops.lock().map_or(0, |drops| drops.count);
+            let written = audit.0.figures.lock().lines - lines_before;
+            assert_eq!(lost + written + open.lines, 4, "{bytes} bytes");
+            open.event(&Event::Stop { why: "stop" }, Clock::by_hand(1_800_000_001).now(), 7, 1);
+            let rest = open.batch[open.written..].to_vec();
+            write(&mut open, &rest);
+            let report = verify::verify(&trail::open(&path).unwrap(), &Seal::Plain, None).unwrap();
+            assert!(report.is_whole(), "{bytes} bytes: {report:?}");
+            assert_eq!(report.lines, 5 - lost, "{bytes} bytes");
+            drop(open);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}

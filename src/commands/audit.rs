@@ -1,11 +1,13 @@
 //! `tollgate audit` and `tollgate explain --decision`: what was decided, and whether what says so is whole.
 
+use std::fmt::Write as _;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use tollgate::audit::export::{self, Format, Search, Wanted};
+use tollgate::audit::trail::TrailFile;
 use tollgate::audit::verify::{self, Finding, Report};
 use tollgate::audit::{Seal, Target, show_time, trail};
 use tollgate::clock::Clock;
@@ -22,23 +24,27 @@ pub(super) fn verify(flags: &VerifyArgs) -> Result<ExitCode, Failure> {
     let mut out = std::io::stdout().lock();
     let mut good = true;
     for base in &flags.files {
-        let files = files(base)?;
+        let files = trail::open(base).map_err(failed)?;
         let report = verify::verify(&files, &seal, flags.expect_last).map_err(failed)?;
         good &= report.is_whole();
         if flags.json {
-            writeln!(out, "{}", as_json(base, &files, &report)).map_err(failed)?;
+            writeln!(out, "{}", json_text(&as_json(base, &files, &report).to_string())).map_err(failed)?;
         } else {
             print(base, &report, &mut out).map_err(failed)?;
         }
-        if report.unverified > 0 && report.unverified == report.lines {
-            let hint = match seal {
-                Seal::Plain => "not one hash fits: where the config has a `chain_key`, give it as --key-file",
-                Seal::Keyed(_) => "not one hash fits: this is another key, or the trail was written without one",
-            };
-            eprintln!("tollgate: {hint}");
-        }
+        hint_at_key(&report, &seal);
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn hint_at_key(report: &Report, seal: &Seal) {
+    if report.unverified > 0 && report.unverified == report.lines {
+        let hint = match seal {
+            Seal::Plain => "not one hash fits: where the config has a `chain_key`, give it as --key-file",
+            Seal::Keyed(_) => "not one hash fits: this is another key, or the trail was written without one",
+        };
+        eprintln!("tollgate: {hint}");
+    }
 }
 
 /// Writes the lines of a period and a user.
@@ -60,9 +66,9 @@ pub(super) fn export(flags: &ExportArgs) -> Result<ExitCode, Failure> {
         ExportFormat::Csv => Format::Csv,
     };
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let files = files(&flags.file)?;
-    let exported =
-        export::export(&files, &seal(flags.key_file.as_deref())?, &wanted, format, &mut out).map_err(failed)?;
+    let files = trail::open(&flags.file).map_err(failed)?;
+    let seal = seal(flags.key_file.as_deref())?;
+    let exported = export::export(&files, &seal, &wanted, format, &mut out).map_err(failed)?;
     let report = &exported.report;
     let trail = if report.is_whole() {
         "the chain is whole".to_owned()
@@ -73,6 +79,16 @@ pub(super) fn export(flags: &ExportArgs) -> Result<ExitCode, Failure> {
     if report.dropped + report.sampled_out > 0 {
         let (dropped, sampled) = (report.dropped, report.sampled_out);
         eprintln!("not in the trail: {dropped} decisions dropped, {sampled} allows left out by `sample_allows`");
+    }
+    hint_at_key(report, &seal);
+    if exported.unknown > 0 {
+        // Nothing at all would read as if that user had never been here.
+        eprintln!(
+            "tollgate: users are hashed in {} lines, and --user cannot find anybody in those: give the config's `hash_key` as \
+             --hash-key-file",
+            exported.unknown
+        );
+        return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -90,7 +106,7 @@ pub(super) fn explain(flags: &ExplainArgs, id: DecisionId) -> Result<ExitCode, F
         ));
     };
     let seal = config.audit.as_ref().map_or(Seal::Plain, tollgate::audit::Settings::seal);
-    let search = export::find(&files(base)?, &seal, id.as_str()).map_err(failed)?;
+    let search = export::find(&trail::open(base).map_err(failed)?, &seal, id.as_str()).map_err(failed)?;
     let mut out = std::io::stdout().lock();
     let Some(found) = search.found else {
         if flags.json {
@@ -105,11 +121,11 @@ pub(super) fn explain(flags: &ExplainArgs, id: DecisionId) -> Result<ExitCode, F
             "hash_ok": found.is_whole, "record": found.record,
         });
         let text = serde_json::to_string_pretty(&found).map_err(failed)?;
-        writeln!(out, "{text}").map_err(failed)?;
+        writeln!(out, "{}", json_text(&text)).map_err(failed)?;
     } else {
         print_decision(&found.record, &mut out).map_err(failed)?;
         let hash = if found.is_whole { "its hash is right" } else { "ITS HASH IS NOT RIGHT" };
-        writeln!(out, "\n{}:{}: {hash}", found.file.display(), found.line).map_err(failed)?;
+        writeln!(out, "\n{}:{}: {hash}", shown(&found.file), found.line).map_err(failed)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -123,13 +139,14 @@ fn not_found(id: DecisionId, base: &Path, search: &Search) -> String {
     format!(
         "tollgate: the decision {id} is not in {}, which has {covers}; by its name it was made at {made}. It may have been \
          left out by `sample_allows`, dropped, rotated away, or be another agent's",
-        base.display()
+        shown(base)
     )
 }
 
 /// The record for people, the most telling first.
 fn print_decision(record: &Value, out: &mut impl Write) -> std::io::Result<()> {
-    let text = |name: &str| record[name].as_str().unwrap_or_default();
+    // Whoever can write the file chooses what is in it, and that is not what the terminal does.
+    let text = |name: &str| escaped(record[name].as_str().unwrap_or_default());
     writeln!(out, "{}: {}", text("verdict"), text("reason"))?;
     if !text("rule").is_empty() {
         writeln!(out, "by rule `{}`", text("rule"))?;
@@ -143,12 +160,32 @@ fn print_decision(record: &Value, out: &mut impl Write) -> std::io::Result<()> {
             Value::String(text) if text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) => text.clone(),
             other => escaped(&other.to_string()),
         };
-        writeln!(out, "  {name:<14} {shown}")?;
+        writeln!(out, "  {:<14} {shown}", escaped(name))?;
     }
     Ok(())
 }
 
-/// What `serde_json` leaves as it is and a terminal would not.
+/// What `serde_json` leaves as it is and a terminal would not, as JSON escapes it. Newlines are the layout's.
+fn json_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '"' | '\'' | '\\' | '\n') || c.escape_debug().len() == 1 {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
+}
+
+fn shown(path: &Path) -> String {
+    escaped(&path.display().to_string())
+}
+
+/// The same for people.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -162,7 +199,7 @@ fn escaped(text: &str) -> String {
 
 fn print(base: &Path, report: &Report, out: &mut impl Write) -> std::io::Result<()> {
     let line = |finding: &Finding, mark: &str| {
-        format!("{mark}  {}:{}: {}", finding.file.display(), finding.line, finding.text)
+        format!("{mark}  {}:{}: {}", shown(&finding.file), finding.line, escaped(&finding.text))
     };
     for finding in &report.findings {
         writeln!(out, "{}", line(finding, "NO"))?;
@@ -174,18 +211,23 @@ fn print(base: &Path, report: &Report, out: &mut impl Write) -> std::io::Result<
     for note in &report.notes {
         writeln!(out, "{}", line(note, "--"))?;
     }
+    let more = report.noted.saturating_sub(report.notes.len() as u64);
+    if more > 0 {
+        writeln!(out, "--  and {more} more")?;
+    }
     let state = if report.is_whole() { "whole" } else { "NOT WHOLE" };
-    write!(out, "{}: {state}, {} lines", base.display(), report.lines)?;
+    write!(out, "{}: {state}, {} lines", shown(base), report.lines)?;
     if let (Some((first, from)), Some((last, to, hash))) = (&report.first, &report.last) {
+        let (from, to) = (escaped(from), escaped(to));
         write!(out, ", {first} ({from}) to {last} ({to}), the last hash is {hash}")?;
     }
     if let Some((file, line, _)) = &report.expected_at {
-        write!(out, "; the expected hash is at {}:{line}", file.display())?;
+        write!(out, "; the expected hash is at {}:{line}", shown(file))?;
     }
     writeln!(out)
 }
 
-fn as_json(base: &Path, files: &[PathBuf], report: &Report) -> Value {
+fn as_json(base: &Path, files: &[TrailFile], report: &Report) -> Value {
     let all = |findings: &[Finding]| -> Vec<Value> {
         let one = |finding: &Finding| json!({ "file": finding.file.display().to_string(), "line": finding.line, "kind": finding.kind, "text": finding.text });
         findings.iter().map(one).collect()
@@ -193,7 +235,7 @@ fn as_json(base: &Path, files: &[PathBuf], report: &Report) -> Value {
     let place = |(file, line, seq): &(PathBuf, u64, u64)| json!({ "file": file.display().to_string(), "line": line, "seq": seq });
     json!({
         "trail": base.display().to_string(),
-        "files": files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
+        "files": files.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>(),
         "whole": report.is_whole(),
         "lines": report.lines,
         "first": report.first.as_ref().map(|(seq, time)| json!({ "seq": seq, "time": time })),
@@ -201,14 +243,11 @@ fn as_json(base: &Path, files: &[PathBuf], report: &Report) -> Value {
         "wrong": report.wrong,
         "findings": all(&report.findings),
         "notes": all(&report.notes),
+        "noted": report.noted,
         "dropped": report.dropped,
         "sampled_out": report.sampled_out,
         "expected_at": report.expected_at.as_ref().map(place),
     })
-}
-
-fn files(base: &Path) -> Result<Vec<PathBuf>, Failure> {
-    trail::files(base).map_err(|error| Failure::at(base, error))
 }
 
 fn seal(key_file: Option<&Path>) -> Result<Seal, Failure> {

@@ -38,7 +38,7 @@ pub(super) fn read(at: &At<'_>, directory: &Path) -> Option<(Settings, WrittenAu
         at.refuse("standard output is no file that could be rotated", "`file: PATH`, or no `rotate`");
     }
     let sampled_ppm = sample_at.map_or(Some(PPM), |at| at.parsed("a share", SHARE, share));
-    let hashed = hash_at.as_ref().map(hashed).unwrap_or_default();
+    let hashed = hash_at.as_ref().map(hashed).map(Personal::with_twins).unwrap_or_default();
     let hash_key = hash_key_at.as_ref().and_then(|at| key(at, directory));
     let chain_key = chain_key_at.as_ref().and_then(|at| key(at, directory));
     match (&hash_at, &hash_key_at) {
@@ -179,6 +179,19 @@ const KEY_BYTES_MIN: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_and_a_subject_are_hashed_together() {
+        use Personal::{ClientId, Src, Subject, User};
+        for (named, hashed) in [
+            (vec![User], vec![User, Subject]),
+            (vec![Src, Subject], vec![Src, User, Subject]),
+            (vec![Subject, User], vec![Subject, User]),
+            (vec![ClientId, Src], vec![ClientId, Src]),
+        ] {
+            assert_eq!(Personal::with_twins(named), hashed);
+        }
+    }
 
     #[test]
     fn a_share_is_a_percentage() {
