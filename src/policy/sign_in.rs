@@ -47,7 +47,7 @@ impl Anonymous {
 }
 
 impl SignIn {
-    /// The value of `Location`. An address with more than [`URL_BYTES_MAX`] bytes is left out but for its host: the user
+    /// The value of `Location`. An address with more than 256 bytes is left out but for its host: the user
     /// then signs in and comes to the front page.
     pub fn location(&self, request: &Request<'_>) -> String {
         let Some(after) = &self.after else { return self.before.clone() };
