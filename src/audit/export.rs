@@ -219,7 +219,7 @@ fn cell(text: &str) -> String {
 }
 
 /// What is behind it in a record comes behind it in a table.
-const COLUMNS: [&str; 33] = [
+const COLUMNS: [&str; 38] = [
     "time",
     "event",
     "decision_id",
@@ -231,6 +231,7 @@ const COLUMNS: [&str; 33] = [
     "issuer",
     "client_id",
     "groups",
+    "granted",
     "groups_unknown",
     "scopes",
     "credential",
@@ -247,6 +248,10 @@ const COLUMNS: [&str; 33] = [
     "degraded",
     "latency_us",
     "problem",
+    "grant",
+    "group",
+    "until",
+    "by",
     "count",
     "what",
     "agent",
