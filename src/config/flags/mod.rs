@@ -1,14 +1,18 @@
-//! The command line.
+//! The command line: each command with its flags. `parse` reads values, `help` has the examples.
+
+mod help;
+mod parse;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use help::*;
+use parse::*;
+
 use super::policy_tests::Expectation;
-use super::values;
 use crate::audit::Hash;
 use crate::decision::DecisionId;
 use crate::haproxy::Line;
@@ -517,25 +521,6 @@ pub struct DevIdpArgs {
     pub users: Option<PathBuf>,
 }
 
-/// Lists the lines in the help, in errors and in completions.
-fn haproxy_line() -> impl TypedValueParser<Value = Line> {
-    let known = PossibleValuesParser::new(Line::ALL.map(Line::name));
-    known.try_map(|name| Line::of(&name).ok_or("expected a line of HAProxy, such as 3.2"))
-}
-
-fn decision_id(text: &str) -> Result<DecisionId, String> {
-    DecisionId::parse(text).ok_or_else(|| "expected the sixteen characters of `decision_id`".to_owned())
-}
-
-fn chain_hash(text: &str) -> Result<Hash, String> {
-    Hash::parse(text).ok_or_else(|| "expected 64 hex digits in small letters, as `hash` has them".to_owned())
-}
-
-fn when(text: &str) -> Result<When, String> {
-    let at = values::date(text).map(When::At).or_else(|| values::duration(text).map(When::Ago));
-    at.ok_or_else(|| "expected 2027-01-01, 2027-01-01T12:00:00Z (UTC) or 30d".to_owned())
-}
-
 /// What a request that is made up has, and a decision of the past has not.
 const PRESENT: [&str; 12] = [
     "url",
@@ -551,212 +536,6 @@ const PRESENT: [&str; 12] = [
     "jwks",
     "expect",
 ];
-
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let known = values::duration(text).filter(|lifetime| (Duration::from_secs(1)..=LIFETIME_MAX).contains(lifetime));
-    known.ok_or_else(|| "expected a duration from 1s to 3650d, such as 12h or 30d".to_owned())
-}
-
-/// What a person reads in a log line and in a list.
-fn granted(text: &str) -> Result<String, String> {
-    const CHARS_MAX: usize = 300;
-    plain(text).and_then(|text| match text.chars().count() {
-        0..=CHARS_MAX => Ok(text),
-        count => Err(format!("expected at most {CHARS_MAX} characters, these are {count}")),
-    })
-}
-
-fn grant_id(text: &str) -> Result<GrantId, String> {
-    GrantId::parse(text).ok_or_else(|| "expected sixteen hex digits, as `tollgate grants list` prints them".to_owned())
-}
-
-fn skew(text: &str) -> Result<Duration, String> {
-    let known = values::duration(text).filter(|skew| *skew <= SKEW_MAX);
-    known.ok_or_else(|| "expected a duration from 0s to 5m, such as 2s".to_owned())
-}
-
-fn deadline(text: &str) -> Result<Duration, String> {
-    let known = values::duration(text).filter(|deadline| (DEADLINE_MIN..=DEADLINE_MAX).contains(deadline));
-    known.ok_or_else(|| "expected a duration from 1ms to 10s, such as 40ms".to_owned())
-}
-
-fn revocation(text: &str) -> Result<Id, String> {
-    Id::parse(text).ok_or_else(|| "expected sixteen hex digits, as `tollgate revoke list` prints them".to_owned())
-}
-
-/// Ten years: longer than what it is about will be of use to anybody.
-const LIFETIME_MAX: Duration = Duration::from_secs(3650 * 24 * 3600);
-
-/// As far as an issuer's `leeway` goes.
-const SKEW_MAX: Duration = Duration::from_secs(300);
-
-/// What `spop.deadline` may be.
-const DEADLINE_MIN: Duration = Duration::from_millis(1);
-const DEADLINE_MAX: Duration = Duration::from_secs(10);
-
-fn listen(text: &str) -> Result<Listen, String> {
-    Listen::parse(text).ok_or_else(|| "expected tcp:ADDRESS:PORT (an IP address) or unix:/PATH".to_owned())
-}
-
-/// What can stand in a file of keys.
-fn plain(text: &str) -> Result<String, String> {
-    let good = !text.is_empty() && !text.chars().any(char::is_control);
-    if good { Ok(text.to_owned()) } else { Err("expected text without control characters".to_owned()) }
-}
-
-fn scope(text: &str) -> Result<String, String> {
-    let good = super::rules::is_scope(text);
-    if good { Ok(text.to_owned()) } else { Err("expected one scope, without spaces and quotes".to_owned()) }
-}
-
-fn expires(text: &str) -> Result<Expires, String> {
-    match text {
-        "never" => Some(Expires::Never),
-        _ => values::date(text).map(Expires::At).or_else(|| values::duration(text).map(Expires::In)),
-    }
-    .ok_or_else(|| "expected 90d, 2027-01-01, 2027-01-01T12:00:00Z (UTC) or never".to_owned())
-}
-
-const EXAMPLES: &str = "\
-Begin with:
-  tollgate check --config tollgate.yaml
-  tollgate run --config tollgate.yaml
-
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not the expected decision, 64 wrong config";
-
-const RUN: &str = "\
-Example:
-  tollgate run --config /etc/tollgate/tollgate.yaml --log-format json
-
-SIGTERM answers what is in flight, then stops";
-
-const CHECK: &str = "\
-Examples:
-  tollgate check --config tollgate.yaml
-  tollgate check --config tollgate.yaml --expanded > expanded.yaml
-
-Warnings do not change the exit code; any error does (64)";
-
-const EXPLAIN: &str = "\
-Examples:
-  tollgate explain --config tollgate.yaml --url https://api.acme.example/admin/x --token-file token.jwt
-  tollgate explain --config tollgate.yaml --method POST --url https://api.acme.example/v1/x --expect 401
-  tollgate explain --config tollgate.yaml --url https://api.acme.example/ --token-file - --offline --jwks keys.json
-  tollgate explain --config tollgate.yaml --decision 3b1j0q8r5k2m0007
-
-Exit code 1 where the decision is not in the audit trail";
-
-const TEST: &str = "\
-Examples:
-  tollgate test --config tollgate.yaml
-  tollgate test --config tollgate.yaml --junit results.xml
-
-with, in tollgate.yaml:
-  tests:
-    - { as: anonymous, request: GET https://api.acme.example/admin/x, expect: 401 }
-
-Exit code 3 where a decision is not the one written there";
-
-const REPLAY: &str = "\
-Examples:
-  tollgate replay --log /var/log/tollgate/audit.jsonl --with new.yaml
-  tollgate replay --log haproxy.log haproxy.log.1 --with new.yaml --expect-same --json
-
-Limits are left out. What a log does not hold (claims; in HAProxy's log also scopes and the kind of credential) is not guessed
-at: requests that depend on it are counted by themselves";
-
-const GRANT: &str = "\
-Examples:
-  tollgate grant --config tollgate.yaml alice ops 30m --reason incident-4711
-  tollgate grant --config tollgate.yaml alice ops 2h --issuer acme --by carol --reason on-call
-
-It ends by itself. Exit code 0 means that Redis has it";
-
-const GRANTS: &str = "\
-Examples:
-  tollgate grants --config tollgate.yaml list --json
-  tollgate grants --config tollgate.yaml revoke 3f2a9c0014d7e8b1";
-const HAPROXY: &str = "\
-Examples:
-  tollgate haproxy --config tollgate.yaml --for 3.2 --out haproxy
-  tollgate haproxy --config tollgate.yaml --for 2.6
-
-A file that is there and differs is left as it is, with exit code 1, unless --force stands. Nothing else is needed to boot:
-  haproxy -c -f haproxy/haproxy.cfg";
-
-const REVOKE: &str = "\
-Examples:
-  tollgate revoke --config tollgate.yaml token --token-file token.jwt
-  tollgate revoke --config tollgate.yaml subject acme 0b1a6f4e-7d0c-4b5e
-  tollgate revoke --config tollgate.yaml session acme 8d2a11c7 --for 12h
-  tollgate revoke --config tollgate.yaml issuer https://login.acme.example --for 1d
-  tollgate revoke --config tollgate.yaml list --json
-  tollgate revoke --config tollgate.yaml undo 3f2a9c0014d7e8b1
-
-Exit code 0 means that Redis has it. Whatever can still get new tokens (a refresh token, a session at the provider) must
-be ended there too";
-const API_KEY: &str = "\
-Example:
-  tollgate api-key new --file partners.keys --user alice --group ops --expires 90d
-
-with, in tollgate.yaml:
-  api_keys:
-    partners: { file: partners.keys }
-  groups:
-    ops: [\"partners:ops\"]";
-
-const API_KEY_NEW: &str = "\
-Examples:
-  tollgate api-key new --file partners.keys --user alice --group ops --group dev --expires 90d
-  tollgate api-key new --user ci --scope deploy --expires 2027-01-01
-
-The key is sent as X-API-Key. A running agent knows it within two seconds, and a removed one no more";
-
-const API_KEY_LIST: &str = "\
-Example:
-  tollgate api-key list --file partners.keys";
-
-const AUDIT: &str = "\
-Examples:
-  tollgate audit verify /var/log/tollgate/audit.jsonl
-  tollgate audit export --file /var/log/tollgate/audit.jsonl --from 30d --user alice --format csv > alice.csv";
-
-const AUDIT_VERIFY: &str = "\
-Examples:
-  tollgate audit verify /var/log/tollgate/audit.jsonl --key-file chain.key
-  tollgate audit verify old/audit.jsonl --json
-
-Exit code 1 where anything is wrong";
-
-const AUDIT_EXPORT: &str = "\
-Examples:
-  tollgate audit export --file audit.jsonl --from 2027-01-01 --to 2027-04-01 --format csv > quarter.csv
-  tollgate audit export --file audit.jsonl --user alice --hash-key-file audit.key
-
-What was written, and whether the trail is whole, is said on standard error";
-
-const DOCTOR: &str = "\
-Examples:
-  tollgate doctor /etc/haproxy/haproxy.cfg
-  tollgate doctor haproxy.cfg --config tollgate.yaml --json
-  tollgate doctor base.cfg site.cfg --deadline 100ms --haproxy /opt/haproxy/sbin/haproxy
-
-Exit code 1 where anything is found. What is meant to be so, a comment says, on the line or above it:
-  # doctor: stats-open is meant: behind a firewall";
-
-const DEV_IDP: &str = "\
-Example:
-  tollgate dev-idp --listen 127.0.0.1:9400
-
-with, in tollgate.yaml:
-  issuers:
-    dev: { issuer: \"http://127.0.0.1:9400\", insecure: true, audiences: [https://api.example] }
-
-It signs what anyone asks it to sign; never use it for anything but tests";
-
-const COMPLETIONS: &str = "\
-Example:
-  tollgate completions bash > /etc/bash_completion.d/tollgate";
 
 #[cfg(test)]
 mod tests {
