@@ -16,6 +16,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -26,10 +27,16 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A port that nobody listens on. Between here and its use somebody may take it, so ports are drawn from the whole
-/// ephemeral range and a program that finds its own taken fails with a clear log.
+/// A port of loopback that nobody has, and that no other call gives. None of those that the kernel hands out by itself: an
+/// outgoing connection could take one before its program has it, as HAProxy's own would that asks an agent which was killed,
+/// and HAProxy's two listeners both bind one that they were given twice.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static DRAWN: AtomicU32 = AtomicU32::new(0);
+    // Linux begins its own at 32,768 where nobody says otherwise. Another run of these tests begins elsewhere.
+    let ours = 10_000..32_000;
+    let next = || std::process::id().wrapping_mul(101).wrapping_add(DRAWN.fetch_add(1, Ordering::Relaxed));
+    let mut drawn = ours.clone().map(|_| (ours.start + next() % (ours.end - ours.start)) as u16);
+    drawn.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port is free")
 }
 
 /// A running program. It ends with the value, and with the test process, however that dies.
