@@ -142,12 +142,13 @@ fn stages(criterion: &mut Criterion) {
     let messages = Messages::decode(payload).unwrap();
     let decide = || match pipeline.decide(black_box(&messages), clock.now()) {
         Step::Done(decision) => decision,
-        Step::Wait(_) => panic!("nothing here waits"),
+        Step::Wait(_) | Step::Noted => panic!("nothing here waits"),
     };
     // Whoever waits does so on the runtime, as a connection would.
     let decide_slowly = |messages: &Messages<'_>| match pipeline.decide(black_box(messages), clock.now()) {
         Step::Done(decision) => decision,
         Step::Wait(decision) => runtime.block_on(decision),
+        Step::Noted => panic!("it is a question"),
     };
     assert_eq!(decide_slowly(&messages).reason.code(), "allowed");
     let mut unseen = payloads[1..].iter().cycle();
@@ -164,7 +165,7 @@ fn stages(criterion: &mut Criterion) {
     let turn = |unseen: &mut dyn Iterator<Item = &BytesMut>| {
         let mut waiting: futures_util::stream::FuturesUnordered<_> = (0..19)
             .filter_map(|_| match pipeline.decide(&Messages::decode(unseen.next()?).unwrap(), clock.now()) {
-                Step::Done(_) => None,
+                Step::Done(_) | Step::Noted => None,
                 Step::Wait(decision) => Some(decision),
             })
             .collect();
@@ -242,7 +243,9 @@ fn greeted() -> Agent {
 
 fn limit(criterion: &mut Criterion) {
     use std::time::Duration;
-    use tollgate::limit::{Charge, Charges, Counted, CounterKey, CounterSettings, Limit, OnFailure, Quota};
+    use tollgate::limit::{
+        Charge, Charges, Counted, CounterKey, CounterSettings, Holder, How, Limit, OnFailure, Quota, Rate,
+    };
 
     let clock = Clock::system();
     let counters = Counters::new(&CounterSettings {
@@ -251,14 +254,15 @@ fn limit(criterion: &mut Criterion) {
         memory_bytes_max: 64 * 1024 * 1024,
     })
     .unwrap();
-    let quota = Quota::new(1_000_000_000, Duration::from_secs(1), 1_000_000_000).unwrap();
-    let limit = Arc::new(Limit { name: "per-user".into(), quota, on_failure: OnFailure::Local, generation: 1 });
+    let quota = Quota::Rate(Rate::new(1_000_000_000, Duration::from_secs(1), 1_000_000_000).unwrap());
+    let limit = Arc::new(Limit::new("per-user", quota.clone(), OnFailure::Local, 1));
     criterion.bench_function("limit", |bencher| {
         bencher.iter(|| {
             let mut key = CounterKey::of(&limit);
             key.part(b"acme");
             key.part(black_box(b"alice"));
-            let charge = Charge { limit: Arc::clone(&limit), quota, key: key.finish(), cost: 1 };
+            let (limit, quota, key) = (Arc::clone(&limit), quota.clone(), key.finish());
+            let charge = Charge { limit, quota, key, cost: 1, holder: Holder::NONE, how: How::Take };
             let charges: Charges = [charge].into_iter().collect();
             let now = clock.now();
             let counted = counters.charge(&charges, now, now.instant() + Duration::from_millis(40));

@@ -61,7 +61,7 @@ fn decider(config: config::Config, host: &str, path: &str) -> impl Fn() -> Decis
         let messages = Messages::decode(&payload).unwrap();
         match pipeline.decide(black_box(&messages), clock.now()) {
             Step::Done(decision) => decision,
-            Step::Wait(_) => panic!("nothing here waits"),
+            Step::Wait(_) | Step::Noted => panic!("nothing here waits"),
         }
     }
 }

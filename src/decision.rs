@@ -129,8 +129,18 @@ impl Decision {
         decision.limit = Some(Arc::clone(&exceeded.limit.name));
         decision.shadows = permit.shadows().clone();
         decision.retry_after = Some(exceeded.retry_after);
-        decision.budget = Budget { states: exceeded.states };
+        decision.budget = Budget { states: exceeded.states, ..Budget::default() };
         decision
+    }
+
+    /// The same refusal, of somebody from where too many of its kind came.
+    pub fn held_up(self, exceeded: Exceeded) -> Decision {
+        Decision {
+            reason: Reason::LimitExceeded,
+            limit: Some(Arc::clone(&exceeded.limit.name)),
+            retry_after: Some(exceeded.retry_after),
+            ..self
+        }
     }
 
     /// What HAProxy is to do.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::request::{Request, host_and_port};
-use crate::spop::{Messages, TypedData};
+use crate::spop::{Message, Messages, TypedData};
 
 /// Reads the request out of a NOTIFY's messages.
 ///
@@ -57,6 +57,40 @@ pub fn extract<'a>(messages: &Messages<'a>) -> Result<Request<'a>, Malformed> {
     request.path = path.ok_or(Malformed::Missing(Argument::Path))?;
     Ok(request)
 }
+
+/// What HAProxy tells once a response is there: what was owed, and what it cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// What the decision on the request gave for it.
+    pub receipt: &'a [u8],
+    message: Message<'a>,
+}
+
+impl Report<'_> {
+    /// What a header field of the response says that it cost, by its argument's name; `None` where it is not there or no
+    /// number.
+    pub fn cost(&self, argument: &str) -> Option<u32> {
+        let (_, value) = self.message.arguments().find(|(name, _)| *name == argument.as_bytes())?;
+        let text = std::str::from_utf8(bytes(value)?).ok()?.trim_matches([' ', '\t']);
+        // A sign, a fraction or a list is no cost.
+        text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+    }
+}
+
+/// Reads the report out of a NOTIFY's messages; `None` where they hold none, or nothing was owed.
+pub fn report<'a>(messages: &Messages<'a>) -> Option<Report<'a>> {
+    let message = messages.iter().find(|message| message.name == RESPONSE)?;
+    let (_, receipt) = message.arguments().find(|(name, _)| *name == RECEIPT)?;
+    Some(Report { receipt: bytes(receipt)?, message })
+}
+
+/// Whether there is a report among the messages, whatever it holds.
+pub fn is_report(messages: &Messages<'_>) -> bool {
+    messages.iter().next().is_some_and(|message| message.name == RESPONSE)
+}
+
+const RESPONSE: &[u8] = b"response";
+const RECEIPT: &[u8] = b"receipt";
 
 /// An argument of message `request`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Now;
 use crate::decision::{Decision, DecisionId, LOG_TARGET, Reason, Summary};
-use crate::extract::{Malformed, extract};
+use crate::extract::{Malformed, extract, is_report, report};
 use crate::identity::{self, Accepted, Answers, Identified, Identities, Identity, Rejection, Wait};
 use crate::limit::{Budget, Charges, Counted, Counters, Exceeded, OnFailure, State};
 use crate::policy::rule::Unavailable;
@@ -101,15 +101,24 @@ pub enum Step {
     Done(Decision),
     /// Keys or counters must be asked.
     Wait(Pin<Box<dyn Future<Output = Decision> + Send>>),
+    /// It was no question: what a response made known was taken note of.
+    Noted,
 }
 
 impl Pipeline {
     /// Decides one NOTIFY. What needs no waiting is decided here and now; what must wait keeps a copy of the messages.
     pub fn decide(self: &Arc<Self>, messages: &Messages<'_>, now: Now) -> Step {
+        if is_report(messages) {
+            if let Some(report) = report(messages) {
+                self.counters.settle(report.receipt, |argument| report.cost(argument), now);
+            }
+            return Step::Noted;
+        }
         let answers = Answers::default();
         let (asked, about) = self.ask(messages, now, &answers, &mut Trace::off());
         match asked {
             Asked::Decided(decision) => Step::Done(decision),
+            Asked::Denied(decision, charges) => self.count_denied(decision, charges, now),
             Asked::Permitted(permit, identity, complete) => self.count(permit, identity, complete, now),
             Asked::Wait(wait) => self.ask_again(wait, answers, messages, now),
         }
@@ -122,6 +131,12 @@ impl Pipeline {
         let (permit, identity, complete) = loop {
             match self.ask(messages, now, &answers, trace).0 {
                 Asked::Decided(decision) => return decision,
+                Asked::Denied(decision, charges) => {
+                    return match self.counters.peek(&charges, now).await {
+                        Ok(Err(exceeded)) => decision.held_up(exceeded),
+                        _ => decision,
+                    };
+                }
                 Asked::Permitted(permit, identity, complete) => break (permit, identity, complete),
                 Asked::Wait(wait) => {
                     trace.step("identify", Outcome::Note, || "waiting for an answer from elsewhere".to_owned());
@@ -200,7 +215,11 @@ impl Pipeline {
             Identified::Rejected(rejection) => {
                 let mut decision = self.rejected(rejection, matched.rule(), matched.credentials(), now);
                 decision.presented = identity::presented(request);
-                return Asked::Decided(decision);
+                if !rejection.proves_nothing() {
+                    return Asked::Decided(decision);
+                }
+                let charges = matched.charges_denied(request, self.identities.anonymous().as_ref(), now);
+                return if charges.is_empty() { Asked::Decided(decision) } else { Asked::Denied(decision, charges) };
             }
             Identified::Wait(keys) => return Asked::Wait(keys),
         };
@@ -250,6 +269,7 @@ impl Pipeline {
                 }
                 match pipeline.ask(&messages, now, &answers, &mut Trace::off()).0 {
                     Asked::Decided(decision) => break Step::Done(decision),
+                    Asked::Denied(decision, charges) => break pipeline.count_denied(decision, charges, now),
                     Asked::Permitted(permit, identity, complete) => {
                         break pipeline.count(permit, identity, complete, now);
                     }
@@ -260,6 +280,7 @@ impl Pipeline {
             match step {
                 Step::Done(decision) => decision,
                 Step::Wait(decision) => decision.await,
+                Step::Noted => pipeline.without_stages(Reason::Internal, now),
             }
         }))
     }
@@ -278,6 +299,38 @@ impl Pipeline {
                     }
                 }))
             }
+        }
+    }
+
+    /// Counts a credential that proves nothing. It is refused whatever comes of that; where too many of them came, so is
+    /// whatever else comes from there, and that is what it is told.
+    fn count_denied(self: &Arc<Self>, decision: Decision, charges: Charges, now: Now) -> Step {
+        let told = |decision: Decision, counted: Result<Budget, Exceeded>| match counted {
+            Ok(_) => decision,
+            Err(exceeded) => decision.held_up(exceeded),
+        };
+        match self.counters.charge(&charges, now, now.instant() + self.deadline) {
+            Counted::Now(counted) => Step::Done(told(decision, counted)),
+            Counted::Failed(_) => Step::Done(self.uncounted_denied(decision, &charges, now)),
+            Counted::Later(counted) => {
+                let pipeline = Arc::clone(self);
+                Step::Wait(Box::pin(async move {
+                    match counted.await {
+                        Ok(counted) => told(decision, counted),
+                        Err(_) => pipeline.uncounted_denied(decision, &charges, now),
+                    }
+                }))
+            }
+        }
+    }
+
+    /// The counters cannot answer, and the credential is refused anyway; what says `local` is counted here meanwhile.
+    fn uncounted_denied(&self, decision: Decision, charges: &Charges, now: Now) -> Decision {
+        let local: Charges =
+            charges.iter().filter(|charge| charge.limit.on_failure == OnFailure::Local).cloned().collect();
+        match self.counters.charge_share(&local, now) {
+            Ok(_) => decision,
+            Err(exceeded) => Decision { degraded: true, ..decision.held_up(exceeded) },
         }
     }
 
@@ -377,8 +430,12 @@ impl Pipeline {
 }
 
 /// What is known before counting.
+// As with `Step`: neither is to cost an allocation.
+#[allow(clippy::large_enum_variant)]
 enum Asked {
     Decided(Decision),
+    /// Refused, and what that is charged.
+    Denied(Decision, Charges),
     Permitted(Permit, Arc<Identity>, Complete),
     Wait(Wait),
 }
@@ -421,6 +478,7 @@ impl Step {
                 about.put_into(&mut decision);
                 Step::Done(decision)
             }
+            Step::Noted => Step::Noted,
             step if about.summary.is_none() && about.dpop_nonce.is_none() => step,
             Step::Wait(decision) => Step::Wait(Box::pin(async move {
                 let mut decision = decision.await;

@@ -68,6 +68,10 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
     some_text("dpop_nonce", decision.dpop_nonce.as_deref().unwrap_or_default(), Weight::May);
     some_text("ratelimit", &scratch.ratelimit, Weight::Nice);
     some_text("ratelimit_policy", &scratch.ratelimit_policy, Weight::Nice);
+    if let Some(receipt) = &decision.budget.receipt {
+        // Without it a place is held until its lease is over, and a cost stays what was reserved for it.
+        variables.push(Variable::new("receipt", TypedData::Bin(receipt), Weight::Who));
+    }
     if let Some(remaining) = decision.budget.states.iter().map(|state| state.remaining).min() {
         let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
         variables.push(Variable::new("limit_remaining", TypedData::Int64(remaining), Weight::Nice));
@@ -88,6 +92,9 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
     }
     Answer { actions: variables.iter().map(Variable::action).collect(), trimmed }
 }
+
+/// The answer to what is no question. It says nothing, and an ACK that holds nothing at all hangs the request on early 3.1.
+pub const NOTED: Action<'static> = Action::UnsetVar { scope: Scope::Transaction, name: "_" };
 
 /// The HTTP status that goes with a reason.
 pub fn status(reason: &Reason) -> i64 {
@@ -205,10 +212,15 @@ impl Scratch {
             }
         }
         let name = &state.limit.name;
-        let window = whole_seconds(std::time::Duration::from_micros(state.quota.period_us()));
         // Writing to a String cannot fail.
-        let _ = write!(self.ratelimit, "\"{name}\";r={};t={}", state.remaining, whole_seconds(state.reset));
-        let _ = write!(self.ratelimit_policy, "\"{name}\";q={};w={window}", state.quota.count());
+        let _ = write!(self.ratelimit, "\"{name}\";r={}", state.remaining);
+        let _ = write!(self.ratelimit_policy, "\"{name}\";q={}", state.quota.count());
+        // What is counted at once has no window, and is whole again when others are done (both are optional there).
+        if let Some(period_us) = state.quota.period_us() {
+            let window = whole_seconds(std::time::Duration::from_micros(period_us));
+            let _ = write!(self.ratelimit, ";t={}", whole_seconds(state.reset));
+            let _ = write!(self.ratelimit_policy, ";w={window}");
+        }
     }
 }
 

@@ -93,6 +93,7 @@ pub struct Telemetry(Arc<Metrics>);
 struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     shadows: Family<DecisionLabels, Counter>,
+    limits: Family<LimitLabels, Counter>,
     latency: Histogram,
     trimmed: Counter,
     panics: Counter,
@@ -113,6 +114,13 @@ struct DecisionLabels {
     reason: &'static str,
     // Rules come from the config, so there are as many of these as rules, whatever callers send.
     rule: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    // As many of these as limits, whatever callers send.
+    limit: Arc<str>,
+    shadow: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +146,7 @@ impl Default for Telemetry {
         Telemetry(Arc::new(Metrics {
             decisions: Family::default(),
             shadows: Family::default(),
+            limits: Family::default(),
             // 10 µs to 164 ms by doubling: the deadline of 40 ms lies well inside.
             latency: Histogram::new(exponential_buckets(10e-6, 2.0, 15)),
             trimmed: Counter::default(),
@@ -175,6 +184,14 @@ impl Telemetry {
             let (verdict, rule) = (reason.verdict().name(), Arc::clone(&shadowed.rule));
             let _ = write!(shadow, "{}{rule}={}", if shadow.is_empty() { "" } else { "," }, reason.code());
             self.0.shadows.get_or_create(&DecisionLabels { verdict, reason: reason.code(), rule }).inc();
+        }
+        for limit in &decision.budget.shadowed {
+            let limit = Arc::clone(&limit.name);
+            let _ = write!(shadow, "{}limit:{limit}=limit_exceeded", if shadow.is_empty() { "" } else { "," });
+            self.0.limits.get_or_create(&LimitLabels { limit, shadow: "true" }).inc();
+        }
+        if let Some(limit) = &decision.limit {
+            self.0.limits.get_or_create(&LimitLabels { limit: Arc::clone(limit), shadow: "false" }).inc();
         }
         let Some(summary) = &decision.summary else { return };
         let identity = &decision.identity;
@@ -264,6 +281,7 @@ impl Telemetry {
         let mut registry = Registry::with_prefix("tollgate");
         registry.register("decisions", "Decisions by verdict, reason and rule", metrics.decisions.clone());
         registry.register("shadow_decisions", "What shadow rules would have decided", metrics.shadows.clone());
+        registry.register("limits_exceeded", "Requests that a limit refused, or would have", metrics.limits.clone());
         registry.register(
             "decision_duration_seconds",
             "From the NOTIFY's last byte to its ACK being ready",

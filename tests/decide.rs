@@ -71,6 +71,7 @@ impl Bench {
             Step::Wait(decision) => {
                 tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(decision)
             }
+            Step::Noted => panic!("it is a question"),
         }
     }
 
@@ -697,7 +698,7 @@ rules:
     for _ in 0..2000 {
         let measured = allocation_counter::measure(|| match bench.pipeline.decide(&messages, bench.clock.now()) {
             Step::Done(decision) => assert!(respond(&decision, 790, &mut scratch).actions.len() > 10),
-            Step::Wait(_) => panic!("it is known"),
+            Step::Wait(_) | Step::Noted => panic!("it is known"),
         });
         allocating += usize::from(measured.count_total > 0);
     }

@@ -234,7 +234,7 @@ fn without_a_folder_both_files_are_printed() {
     let (cfg, spoe) = said.split_once("# ==> spoe-tollgate.conf <==\n").unwrap();
     let cfg = cfg.strip_prefix("# ==> haproxy.cfg <==\n").unwrap();
     assert!(cfg.contains("\n# For HAProxy 3.2.\n") && cfg.ends_with("stats refresh 5s\n"), "{cfg}");
-    assert!(spoe.contains("\n# For HAProxy 3.2.\n") && spoe.ends_with("messages request\n"), "{spoe}");
+    assert!(spoe.contains("\n# For HAProxy 3.2.\n") && spoe.ends_with("messages response\n"), "{spoe}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("UNIX_EPOCH", &["clock.rs"], "a request is decided on one `Now`"),
     ("nom::", &["spop/"], "nom is spop's own affair"),
     ("reqwest", &["identity/outbound.rs"], "outbound HTTP has one place"),
-    (" redis::", &["link/", "limit/redis.rs"], "Redis has one place"),
+    (" redis::", &["link/", "limit/redis.rs", "limit/settle.rs"], "Redis has one place"),
     ("tokio_rustls", &["identity/ldap/", "identity/tests/"], "outbound TLS that is not HTTP is LDAP's alone"),
     ("WWW-Authenticate", &["respond.rs"], "HTTP's words for a refusal have one place"),
     ("prometheus_client", &["telemetry.rs"], "metric names have one place"),

@@ -190,12 +190,12 @@ impl Members {
             for (index, state) in decision.budget.states.iter().enumerate() {
                 self.0.push_str(if index == 0 { "[{\"name\":" } else { ",{\"name\":" });
                 quote(&state.limit.name, &mut self.0);
-                let window_s = state.quota.period_us().div_ceil(1_000_000);
                 let (count, remaining, reset_s) = (state.quota.count(), state.remaining, whole_seconds(state.reset));
-                let _ = write!(
-                    self.0,
-                    ",\"limit\":{count},\"window_s\":{window_s},\"remaining\":{remaining},\"reset_s\":{reset_s}}}"
-                );
+                let _ = write!(self.0, ",\"limit\":{count}");
+                if let Some(period_us) = state.quota.period_us() {
+                    let _ = write!(self.0, ",\"window_s\":{}", period_us.div_ceil(1_000_000));
+                }
+                let _ = write!(self.0, ",\"remaining\":{remaining},\"reset_s\":{reset_s}}}");
             }
             self.0.push(']');
         }
@@ -212,6 +212,14 @@ impl Members {
                 let _ = write!(self.0, ",\"reason\":\"{}\"}}", reason.code());
             }
             self.0.push_str(if shadows.is_empty() { "[]" } else { "]" });
+        }
+        if !decision.budget.shadowed.is_empty() {
+            self.key("shadow_limits");
+            for (index, limit) in decision.budget.shadowed.iter().enumerate() {
+                self.0.push(if index == 0 { '[' } else { ',' });
+                quote(&limit.name, &mut self.0);
+            }
+            self.0.push(']');
         }
         self.flag("degraded", decision.degraded);
         self.number("latency_us", u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));

@@ -1,11 +1,12 @@
 //! The config written out: presets and defaults filled in, in a form that loads again and means the same.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::counters::WrittenUrl;
-use super::limits::{show_key_part, show_on_failure, show_period};
+use super::limits::{show_key_part, show_on_failure, show_quota, show_zone};
 use super::policy_tests::TestCaller;
 use super::values::{show_date, show_duration, show_size};
 use super::{Config, api_keys, certificates, dpop, secrets, times};
@@ -16,7 +17,7 @@ use crate::identity::settings::{
     AtStart, ClaimPath, ClientAuth, GroupForm, GroupSeparator, IntrospectionSettings, TokenUse, Userinfo,
 };
 use crate::limit::Quota;
-use crate::policy::charge::{LimitUse, Tier};
+use crate::policy::charge::{Cost, Counts, LimitUse, Tier};
 use crate::policy::requirement::{Requirement, Strength, Wanted};
 use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
 use crate::policy::sign_in::{Anonymous, SignIn};
@@ -254,14 +255,47 @@ impl Config {
             out,
             format_args!("  {}:\n    key: {}\n", text(&limit.limit.name), list(limit.key.iter().map(show_key_part))),
         );
-        let quota = limit.limit.quota;
-        put(out, format_args!("    rate: {}\n    burst: {}\n", rate(quota), quota.burst()));
+        match &limit.limit.quota {
+            quota @ Quota::Rate(rate) => {
+                put(out, format_args!("    rate: {}\n    burst: {}\n", show_quota(quota), rate.burst()));
+            }
+            quota @ Quota::Sliding(_) => {
+                put(out, format_args!("    rate: {}\n    algorithm: sliding\n", show_quota(quota)));
+            }
+            quota @ Quota::Calendar(calendar) => {
+                let zone = text(&show_zone(calendar));
+                put(out, format_args!("    rate: {}\n    timezone: {zone}\n", show_quota(quota)));
+            }
+            Quota::Concurrent(concurrent) => {
+                let lease = show_duration(Duration::from_micros(concurrent.lease_us()));
+                put(out, format_args!("    concurrent: {}\n    lease: {lease}\n", concurrent.count()));
+            }
+        }
+        match &limit.cost {
+            Cost::Fixed(1) => {}
+            Cost::Fixed(cost) => put(out, format_args!("    cost: {cost}\n")),
+            Cost::Response { header, reserve } => {
+                put(out, format_args!("    cost: response.header({header})\n    reserve: {reserve}\n"));
+            }
+        }
+        if limit.counts == Counts::Denied {
+            *out += "    count: denied\n";
+        }
+        if let Some(ban) = limit.limit.ban {
+            put(out, format_args!("    ban: {}\n", show_duration(ban)));
+        }
+        if limit.limit.shadow {
+            *out += "    shadow: true\n";
+        }
         if !limit.tiers.is_empty() {
             *out += "    tiers:\n";
             for (group, tier) in &limit.tiers {
                 let tier = match tier {
                     Tier::Unlimited => "unlimited".to_owned(),
-                    Tier::Quota(quota) => format!("{{ rate: {}, burst: {} }}", rate(*quota), quota.burst()),
+                    Tier::Quota(quota @ Quota::Rate(rate)) => {
+                        format!("{{ rate: {}, burst: {} }}", show_quota(quota), rate.burst())
+                    }
+                    Tier::Quota(quota) => show_quota(quota),
                 };
                 put(out, format_args!("      {}: {tier}\n", text(self.groups.name(*group))));
             }
@@ -447,10 +481,6 @@ fn wanted_claim(path: &ClaimPath, wanted: &Wanted) -> String {
         }
         Wanted::There(there) => format!("{path}: {{ exists: {there} }}"),
     }
-}
-
-fn rate(quota: Quota) -> String {
-    format!("{}/{}", quota.count(), show_period(quota))
 }
 
 pub(super) fn list<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {

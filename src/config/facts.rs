@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::limits::{show_key_part, show_period};
+use super::limits::{show_key_part, show_period, show_zone};
 use super::values::show_duration;
 use super::{Config, api_keys, audit, certificates};
 use crate::identity::directory::{Absent, DirectoryKind};
@@ -10,7 +10,7 @@ use crate::identity::settings::KeyOrigin;
 use crate::identity::{GroupId, GroupSet};
 use crate::limit::{OnFailure, Quota};
 use crate::policy::Policy;
-use crate::policy::charge::{KeyPart, LimitUse, Tier};
+use crate::policy::charge::{Cost, Counts, KeyPart, LimitUse, Tier};
 use crate::policy::rule::Allow;
 
 impl Config {
@@ -132,25 +132,38 @@ impl Config {
         }
     }
 
-    /// At most count + burst in any window; what that becomes while Redis is away.
+    /// The most that each of a limit's quotas lets pass; what that becomes while Redis is away.
     fn bounds(&self, limit: &LimitUse) -> Vec<String> {
         let name = &limit.limit.name;
-        let mut facts =
-            vec![format!("limit {name}: {}{}", self.bound(limit, limit.limit.quota), calendar(limit.limit.quota))];
+        let mut facts = vec![format!("limit {name}: {}{}", self.bound(limit, &limit.limit.quota), notes(limit))];
         for (group, tier) in &limit.tiers {
             let bound = match tier {
                 Tier::Unlimited => "unlimited".to_owned(),
-                Tier::Quota(quota) => format!("{}{}", self.bound(limit, *quota), calendar(*quota)),
+                Tier::Quota(quota) => format!("{}{}", self.bound(limit, quota), calendar(quota)),
             };
             facts.push(format!("limit {name}, group {}: {bound}", self.groups.name(*group)));
         }
         facts
     }
 
-    fn bound(&self, limit: &LimitUse, quota: Quota) -> String {
-        let period = show_period(quota);
-        let window = quota.count() + quota.burst();
-        let bound = format!("at most {window} in any {period} ({} + burst {})", quota.count(), quota.burst());
+    fn bound(&self, limit: &LimitUse, quota: &Quota) -> String {
+        let (period, window) = (show_period(quota), quota.in_any_window());
+        let bound = match quota {
+            Quota::Rate(rate) => {
+                format!("at most {window} in any {period} ({} + burst {})", rate.count(), rate.burst())
+            }
+            Quota::Sliding(sliding) => {
+                format!("{} in {period} by two buckets, at most {window} in any {period}", sliding.count())
+            }
+            Quota::Calendar(calendar) => {
+                let (count, unit, zone) = (calendar.count(), calendar.unit().name(), show_zone(calendar));
+                format!("at most {count} in each {unit} of {zone}")
+            }
+            Quota::Concurrent(concurrent) => {
+                let lease = show_duration(Duration::from_micros(concurrent.lease_us()));
+                format!("at most {window} at once; a place that nobody gives back is free after {lease}")
+            }
+        };
         if self.counters.redis.is_none() {
             return bound;
         }
@@ -159,8 +172,7 @@ impl Config {
             OnFailure::Allow => "while Redis cannot answer it does not hold at all".to_owned(),
             OnFailure::Deny => "while Redis cannot answer nothing that it counts passes".to_owned(),
             OnFailure::Local => {
-                let share = quota.share(agents);
-                let each = share.count() + share.burst();
+                let each = quota.share(agents).in_any_window();
                 let together = each.saturating_mul(agents.get());
                 format!(
                     "while Redis cannot answer at most {together} ({agents} × {each}), and at most {} in the window in which it goes",
@@ -183,7 +195,8 @@ impl Config {
             uses().filter(|rule| matches!(rule.allow, Allow::Anyone)).map(|rule| &*rule.name).collect();
         // A token always has an issuer, a user and a subject; the others may be absent from it.
         let of_anonymous = |part: &&KeyPart| matches!(part, KeyPart::User | KeyPart::Subject | KeyPart::Issuer);
-        let of_any = |part: &&KeyPart| matches!(part, KeyPart::ClientId | KeyPart::Group | KeyPart::Claim(_));
+        let of_any =
+            |part: &&KeyPart| matches!(part, KeyPart::ClientId | KeyPart::Group | KeyPart::ApiKey | KeyPart::Claim(_));
         let show = |parts: Vec<&KeyPart>| parts.into_iter().map(show_key_part).collect::<Vec<_>>().join(", ");
         let identity: Vec<&KeyPart> = limit.key.iter().filter(|part| of_anonymous(part) || of_any(part)).collect();
         let optional: Vec<&KeyPart> = limit.key.iter().filter(of_any).collect();
@@ -205,13 +218,35 @@ impl Config {
     }
 }
 
-fn calendar(quota: Quota) -> &'static str {
+fn calendar(quota: &Quota) -> &'static str {
     const WEEK: Duration = Duration::from_secs(7 * 86_400);
-    if Duration::from_micros(quota.period_us()) > WEEK {
-        "; its window moves with the clock and knows no calendar: a month is 30 days, a year 365"
-    } else {
-        ""
+    match quota {
+        Quota::Rate(rate) if Duration::from_micros(rate.period_us()) > WEEK => {
+            "; its window moves with the clock and knows no calendar: a month is 30 days, a year 365"
+        }
+        _ => "",
     }
+}
+
+fn notes(limit: &LimitUse) -> String {
+    let mut notes = calendar(&limit.limit.quota).to_owned();
+    match &limit.cost {
+        Cost::Fixed(1) => {}
+        Cost::Fixed(cost) => notes.push_str(&format!("; a request costs {cost}")),
+        Cost::Response { header, reserve } => notes.push_str(&format!(
+            "; a request is charged {reserve}, and once its response is there what that says in `{header}`, whatever is left"
+        )),
+    }
+    if limit.counts == Counts::Denied {
+        notes.push_str("; counts credentials that prove nothing");
+    }
+    if let Some(ban) = limit.limit.ban {
+        notes.push_str(&format!(", and then refuses whatever comes for {}", show_duration(ban)));
+    }
+    if limit.limit.shadow {
+        notes.push_str("; only says what it would refuse");
+    }
+    notes
 }
 
 /// The groups that a rule, a tier or a backend names.

@@ -98,7 +98,7 @@ fn minute(text: &str) -> Option<u16> {
     (minute < 60).then_some(hour * 60 + minute).filter(|minute| *minute <= DAY_MINUTES)
 }
 
-fn zone(at: &At<'_>) -> Option<TimeZone> {
+pub(super) fn zone(at: &At<'_>) -> Option<TimeZone> {
     let name = at.text(ZONE)?;
     // `posix` and the like are files of the database, and no zone that anybody means.
     let zone = TimeZone::get(name).ok().filter(|zone| zone.iana_name().is_some());

@@ -1,6 +1,7 @@
 //! What of a config matters to HAProxy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Backends;
@@ -18,6 +19,8 @@ pub struct Site {
     pub(super) backends: Backends,
     /// Whether some rule says which requests belong to one server.
     pub(super) sticky: bool,
+    /// The response's header fields that say what a request cost, each once.
+    pub(super) costs: Vec<Arc<str>>,
 }
 
 /// Where the agent listens, HAProxy cannot connect.
@@ -42,12 +45,19 @@ impl Site {
     /// `config` is the name of the config's file, `listen` and `deadline` are of its `spop:`.
     pub fn new(config: &str, listen: &[Listen], deadline: Duration, backends: Backends) -> Result<Site, SiteError> {
         let agents = listen.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Site { config: config.to_owned(), agents, deadline, backends, sticky: false })
+        Ok(Site { config: config.to_owned(), agents, deadline, backends, sticky: false, costs: Vec::new() })
     }
 
     /// The same, with some rule that says which requests belong to one server.
     pub fn sticking(self, sticky: bool) -> Site {
         Site { sticky, ..self }
+    }
+
+    /// The same, with header fields of the response that say what a request cost.
+    pub fn charging(self, mut costs: Vec<Arc<str>>) -> Site {
+        costs.sort_unstable();
+        costs.dedup();
+        Site { costs, ..self }
     }
 }
 

@@ -2,19 +2,30 @@
 
 use super::timeouts::{self, show};
 use super::{Files, Line, Site, origin};
+use crate::policy::charge::Cost;
 
 /// Writes it.
 pub(super) fn write(site: &Site, line: Line) -> String {
     let later = if line.and_later() { " What a later line ignores says so." } else { "" };
     let about = format!("# The SPOE side of Tollgate, read by the `filter spoe` line of {}.{later}", Files::CFG);
-    [&about, "\n#\n", &line.mark(), &origin(site, line), "\n", &agent(site, line), "\n", QUESTION].concat()
+    [&about, "\n#\n", &line.mark(), &origin(site, line), "\n", &agent(site, line), "\n", QUESTION, "\n", &report(site)]
+        .concat()
+}
+
+fn report(site: &Site) -> String {
+    let costs = site.costs.iter().map(|header| format!(" {}=res.fhdr({header})", Cost::argument(header)));
+    let args = match costs.collect::<String>() {
+        costs if costs.is_empty() => String::new(),
+        costs => format!("    args{costs}\n"),
+    };
+    REPORT.replace("    @costs@\n", &args)
 }
 
 fn agent(site: &Site, line: Line) -> String {
     let mut lines = vec![
         "[tollgate]".to_owned(),
         "spoe-agent tollgate".to_owned(),
-        "    groups      check".to_owned(),
+        "    groups      check report".to_owned(),
         "    option      var-prefix     tollgate".to_owned(),
         "    # Set when HAProxy itself got no answer (1: timeout, 2: no agent up, 3: too big, 256 and up: protocol)."
             .to_owned(),
@@ -70,3 +81,4 @@ const CONTINUE: &str = "\
 option      continue-on-error";
 
 const QUESTION: &str = include_str!("text/question.conf");
+const REPORT: &str = include_str!("text/report.conf");

@@ -150,6 +150,52 @@ impl Rejection {
         )
     }
 
+    /// Whether it may be a guess: what was presented was never anybody's, as far as can be told. What was somebody's and
+    /// has ended, or is good and does not fit here, is none; nor is what nobody could look into.
+    pub fn proves_nothing(self) -> bool {
+        match self {
+            Rejection::CredentialMalformed
+            | Rejection::TokenTooLarge
+            | Rejection::TokenMalformed
+            | Rejection::TokenEncrypted
+            | Rejection::TokenNested
+            | Rejection::TokenType
+            | Rejection::AlgorithmNotAllowed
+            | Rejection::CriticalHeader
+            | Rejection::IssuerUnknown
+            | Rejection::KeyUnknown
+            | Rejection::SignatureInvalid
+            | Rejection::PasswordRefused
+            | Rejection::TokenInactive
+            | Rejection::ApiKeyUnknown
+            | Rejection::CertificateUnverified
+            | Rejection::CertificateMalformed
+            | Rejection::CertificateUnmapped
+            | Rejection::ProofInvalid
+            | Rejection::DpopProofInvalid
+            | Rejection::DpopReplayed => true,
+            Rejection::CredentialUnsupported
+            | Rejection::NoKeys
+            | Rejection::TokenExpired
+            | Rejection::TokenNotYetValid
+            | Rejection::IssuedInFuture
+            | Rejection::AudienceMismatch
+            | Rejection::ClaimMissing
+            | Rejection::ClaimMalformed
+            | Rejection::ClaimMismatch
+            | Rejection::ProofMissing
+            | Rejection::IdentityUnsafe
+            | Rejection::DirectoryUnavailable
+            | Rejection::TokenRevoked
+            | Rejection::RevocationsUnknown
+            | Rejection::IntrospectionUnavailable
+            | Rejection::ApiKeyExpired
+            | Rejection::CertificateExpired
+            | Rejection::DpopNonceNeeded
+            | Rejection::ReplayUnknown => false,
+        }
+    }
+
     /// Whether the same token may be accepted later although nothing about it, or about the config, has changed.
     pub(crate) fn may_heal(self) -> bool {
         matches!(

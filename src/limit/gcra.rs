@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::Quota;
+use super::quota::Rate;
 
 /// A theoretical arrival time: `us + rem / count` microseconds, on the store's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,31 +27,39 @@ pub(super) struct Cell {
     pub(super) room: Tat,
     /// Denominator of the remainders.
     pub(super) count: u64,
+    /// How far ahead of now a stored TAT is believed: `room`, or twice of it where debts are kept.
+    cap: Tat,
     period_us: u64,
 }
 
 impl Cell {
-    /// A charge of `cost` against `quota`.
-    pub(super) fn new(quota: Quota, cost: u32) -> Cell {
-        let (count, period_us) = (quota.count(), quota.period_us());
-        Cell {
-            step: intervals(u64::from(cost), count, period_us),
-            room: intervals(quota.burst(), count, period_us),
-            count,
-            period_us,
-        }
+    /// A charge of `cost` against `rate`.
+    pub(super) fn new(rate: Rate, cost: u32) -> Cell {
+        let (count, period_us) = (rate.count(), rate.period_us());
+        let room = intervals(rate.burst(), count, period_us);
+        Cell { step: intervals(u64::from(cost), count, period_us), room, count, cap: room, period_us }
+    }
+
+    /// The same for a limit that is charged after the response, whatever is left then: up to a whole burst of debt.
+    pub(super) fn with_debts(self) -> Cell {
+        Cell { cap: self.plus(self.room, self.room), ..self }
+    }
+
+    /// Whether debts are kept.
+    pub(super) fn keeps_debts(self) -> bool {
+        self.cap != self.room
     }
 
     /// Brings a stored TAT to where the next charge begins.
     ///
     /// In the past it means "full since then", which is now. A remainder of another count (the quota has changed) is
-    /// rounded up. Further ahead than the room, which only a clock set back or a smaller quota brings about, it is taken
-    /// as just spent, so that nobody waits longer than the quota says.
+    /// rounded up. Further ahead than the room and its debts, which only a clock set back or a smaller quota brings about,
+    /// it is taken as just spent, so that nobody waits longer than the quota says.
     pub(super) fn begin(self, stored: Option<Tat>, now_us: u64) -> Tat {
         let idle = Tat { us: now_us, rem: 0 };
         let stored = stored.unwrap_or(idle);
         let stored = if stored.rem >= self.count { Tat { us: stored.us + 1, rem: 0 } } else { stored };
-        stored.max(idle).min(self.full(now_us))
+        stored.max(idle).min(self.plus(idle, self.cap))
     }
 
     /// The TAT after the charge, or by how much it would be too far ahead.
@@ -59,6 +67,21 @@ impl Cell {
         let after = self.plus(begin, self.step);
         let full = self.full(now_us);
         if after <= full { Ok(after) } else { Err(self.ahead(after, full)) }
+    }
+
+    /// The TAT after a charge that nobody was asked about, as far as it is believed.
+    pub(super) fn forced(self, begin: Tat, now_us: u64) -> Tat {
+        self.plus(begin, self.step).min(self.plus(Tat { us: now_us, rem: 0 }, self.cap))
+    }
+
+    /// The TAT after a charge was given back; at or before now where it is full again. What was full again meanwhile is no
+    /// more than full.
+    pub(super) fn returned(self, begin: Tat) -> Tat {
+        let (us, rem) = match begin.rem.checked_sub(self.step.rem) {
+            Some(rem) => (begin.us.saturating_sub(self.step.us), rem),
+            None => (begin.us.saturating_sub(self.step.us + 1), begin.rem + self.count - self.step.rem),
+        };
+        Tat { us, rem }
     }
 
     /// How many charges of one could still pass now.
@@ -109,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_from_idle_and_then_one_each_interval() {
-        let cell = Cell::new(Quota::new(7, Duration::from_secs(10), 3).unwrap(), 1);
+        let cell = Cell::new(Rate::new(7, Duration::from_secs(10), 3).unwrap(), 1);
         let start = 1_700_000_000_000_000;
         let mut tat = None;
         for remaining in [2, 1, 0] {
@@ -127,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_was_stored_by_another_quota_or_another_time_is_brought_into_bounds() {
-        let cell = Cell::new(Quota::new(10, Duration::from_secs(1), 10).unwrap(), 1);
+        let cell = Cell::new(Rate::new(10, Duration::from_secs(1), 10).unwrap(), 1);
         let now = 5_000_000;
         for (stored, expected) in [
             (None, Tat { us: now, rem: 0 }),
@@ -139,13 +162,13 @@ mod tests {
         }
     }
 
-    fn quotas() -> impl Strategy<Value = Quota> {
+    fn quotas() -> impl Strategy<Value = Rate> {
         prop_oneof![
-            Just(Quota::new(7, Duration::from_secs(10), 7).unwrap()),
-            Just(Quota::new(3, Duration::from_millis(1), 5).unwrap()),
-            Just(Quota::new(700_000, Duration::from_secs(1), 100).unwrap()),
-            Just(Quota::new(50_000, Duration::from_secs(30 * 86_400), 10).unwrap()),
-            (1u64..50, 1u64..5_000_000, 1u64..20).prop_map(|(count, period, burst)| Quota::new(
+            Just(Rate::new(7, Duration::from_secs(10), 7).unwrap()),
+            Just(Rate::new(3, Duration::from_millis(1), 5).unwrap()),
+            Just(Rate::new(700_000, Duration::from_secs(1), 100).unwrap()),
+            Just(Rate::new(50_000, Duration::from_secs(30 * 86_400), 10).unwrap()),
+            (1u64..50, 1u64..5_000_000, 1u64..20).prop_map(|(count, period, burst)| Rate::new(
                 count,
                 Duration::from_micros(period),
                 burst

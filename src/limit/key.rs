@@ -46,6 +46,14 @@ impl CounterKey {
         writer
     }
 
+    /// The counter of that name; `None` where none of ours is called like that.
+    pub(super) fn named(name: &[u8]) -> Option<CounterKey> {
+        let mut bytes = [0; KEY_BYTES_MAX];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        let ours = name.starts_with(b"tg:") || name.starts_with(b"tg#");
+        ours.then(|| CounterKey { bytes, len: name.len().to_le_bytes()[0] })
+    }
+
     /// The first 64 bits of its SHA-256, in hex.
     pub fn digest(&self) -> Box<str> {
         let hash = aws_lc_rs::digest::digest(&SHA256, self.as_bytes());
@@ -139,12 +147,12 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{OnFailure, Quota};
+    use super::super::{OnFailure, Quota, Rate};
     use super::*;
 
     fn key(name: &str, generation: u32, parts: &[&[u8]]) -> CounterKey {
-        let quota = Quota::new(1, Duration::from_secs(1), 1).unwrap();
-        let limit = Limit { name: name.into(), quota, on_failure: OnFailure::Local, generation };
+        let quota = Quota::Rate(Rate::new(1, Duration::from_secs(1), 1).unwrap());
+        let limit = Limit::new(name, quota, OnFailure::Local, generation);
         let mut writer = CounterKey::of(&limit);
         for part in parts {
             writer.part(part);

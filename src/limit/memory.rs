@@ -12,7 +12,10 @@ use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use super::gcra::{Cell, Tat};
+use super::counter::{Ask, Held, Stand, StoreTime};
+use super::gcra::Tat;
+use super::receipt::Place;
+use super::settle::{Change, Settlement};
 use super::store::{Charge, Outcome, Trial};
 use crate::clock::Now;
 
@@ -34,10 +37,10 @@ struct Shard {
     evicted_live: u64,
 }
 
-type Map = HashMap<Box<[u8]>, Tat, RandomState>;
+type Map = HashMap<Box<[u8]>, Held, RandomState>;
 
-/// An entry with its name: 16 bytes of TAT, 16 of pointer and length, about 60 of name with the allocator's share, and
-/// the table's own slack.
+/// An entry with its name: 32 bytes of what it holds, 16 of pointer and length, about 60 of name with the allocator's
+/// share, and the table's own slack. Places are held apart, 24 bytes each; there are as many as a limit has and no more.
 const ENTRY_BYTES: u64 = 160;
 
 /// Enough that on sixteen cores a lock is mostly free.
@@ -63,40 +66,70 @@ impl MemoryStore {
 
     /// Tests all charges, then makes all or, where `commit` is false or one has no room, none.
     pub(super) fn charge(&self, charges: &[Charge], now: Now, commit: bool) -> Outcome {
-        let now_us = self.us(now);
-        let homes: SmallVec<[usize; 2]> = charges.iter().map(|charge| self.home(charge)).collect();
-        // In ascending order, each once: two requests with the same shards never wait for each other in a circle.
-        let mut wanted = homes.clone();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let mut locked: SmallVec<[(usize, MutexGuard<'_, Shard>); 2]> =
-            wanted.iter().filter_map(|home| Some((*home, self.shards.get(*home)?.lock()))).collect();
+        self.charge_at(charges, self.time(now), commit)
+    }
+
+    /// The same at a time that another clock says.
+    pub(super) fn charge_at(&self, charges: &[Charge], time: StoreTime, commit: bool) -> Outcome {
+        let homes: SmallVec<[usize; 2]> = charges.iter().map(|charge| self.home(charge.key.as_bytes())).collect();
+        let mut locked = self.lock(&homes);
 
         let mut trials: SmallVec<[Trial; 2]> = SmallVec::new();
         for (charge, home) in charges.iter().zip(&homes) {
-            let cell = Cell::new(charge.quota, charge.cost);
+            let ask = Ask::new(charge, time.wall_us);
             // The same counter twice in a request: the second begins where the first would end.
-            let earlier = charges.iter().zip(&trials).rev().find(|(other, _)| other.key == charge.key);
+            let earlier =
+                charges.iter().zip(&trials).rev().find(|(other, _)| other.key == charge.key && other.how.takes());
             let begin = match earlier {
-                Some((_, trial)) => trial.after.unwrap_or(trial.begin),
+                Some((_, trial)) => Some(trial.after.unwrap_or(trial.begin)),
                 None => {
                     let shard = locked.iter_mut().find(|(at, _)| at == home).map(|(_, shard)| shard);
-                    let held = shard.and_then(|shard| shard.find(charge.key.as_bytes(), self.map_len_max, now_us));
-                    cell.begin(held, now_us)
+                    let held = shard.and_then(|shard| shard.find(charge.key.as_bytes(), self.map_len_max, time));
+                    ask.begin(held.map(|held| &*held), time)
                 }
             };
-            trials.push(Trial { begin, after: cell.charge(begin, now_us).ok() });
+            // A time that no calendar has is no time to let anybody through.
+            let (begin, after) = match begin {
+                Some(begin) => (begin, ask.charge(begin, time).ok()),
+                None => (Stand::Banned(time.flow_us), None),
+            };
+            trials.push(Trial { ask, begin, after });
         }
-        let passed = trials.iter().all(|trial| trial.after.is_some());
-        if passed && commit {
-            for ((charge, home), trial) in charges.iter().zip(&homes).zip(&trials) {
+        let outcome = Outcome { place: Place::Memory, time, trials };
+        if outcome.passed(charges) && commit {
+            for ((charge, home), trial) in charges.iter().zip(&homes).zip(&outcome.trials) {
                 let shard = locked.iter_mut().find(|(at, _)| at == home);
-                if let (Some((_, shard)), Some(after)) = (shard, trial.after) {
-                    shard.store(charge.key.as_bytes(), after, self.map_len_max, now_us);
+                if let (Some((_, shard)), Some(after), true) = (shard, trial.after, charge.how.takes()) {
+                    shard.store(charge.key.as_bytes(), self.map_len_max, time, |held| {
+                        trial.ask.keep(after, held, time);
+                    });
                 }
             }
         }
-        Outcome { now_us, trials }
+        outcome
+    }
+
+    /// Gives back, or charges afterwards.
+    pub(super) fn settle(&self, settlements: &[Settlement], now: Now) {
+        self.settle_at(settlements, self.time(now));
+    }
+
+    /// The same at a time that another clock says.
+    pub(super) fn settle_at(&self, settlements: &[Settlement], time: StoreTime) {
+        for settlement in settlements {
+            let name = settlement.key.as_bytes();
+            for (_, mut shard) in self.lock(&[self.home(name)]) {
+                match settlement.change {
+                    Change::More(_) => shard.store(name, self.map_len_max, time, |held| settlement.apply(held, time)),
+                    // Of what is not there nothing can be given back.
+                    Change::Back(_) => {
+                        if let Some(held) = shard.find(name, self.map_len_max, time) {
+                            settlement.apply(held, time);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Counters held.
@@ -109,44 +142,56 @@ impl MemoryStore {
         self.shards.iter().map(|shard| shard.lock().evicted_live).sum()
     }
 
-    fn home(&self, charge: &Charge) -> usize {
+    fn home(&self, name: &[u8]) -> usize {
         // The low bits pick a map's bucket; the high ones are independent of them.
-        (self.hasher.hash_one(charge.key.as_bytes()) >> 32) as usize % SHARDS
+        (self.hasher.hash_one(name) >> 32) as usize % SHARDS
     }
 
-    fn us(&self, now: Now) -> u64 {
+    /// In ascending order, each once: two requests with the same shards never wait for each other in a circle.
+    fn lock(&self, homes: &[usize]) -> SmallVec<[(usize, MutexGuard<'_, Shard>); 2]> {
+        let mut wanted: SmallVec<[usize; 2]> = homes.into();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.iter().filter_map(|home| Some((*home, self.shards.get(*home)?.lock()))).collect()
+    }
+
+    /// The monotonic clock for all but calendars: a wall clock that is set lets nobody through and holds nobody up.
+    fn time(&self, now: Now) -> StoreTime {
         let origin = self.origin.get_or_init(|| now.instant());
         let since = now.instant().saturating_duration_since(*origin);
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        StoreTime { flow_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX), wall_us: now.unix_us() }
     }
 }
 
 impl Shard {
     /// A look is a use: a caller who is refused all the time must not be forgotten for it.
-    fn find(&mut self, name: &[u8], map_len_max: usize, now_us: u64) -> Option<Tat> {
-        if let Some(held) = self.young.get(name) {
-            return Some(*held);
+    fn find(&mut self, name: &[u8], map_len_max: usize, time: StoreTime) -> Option<&mut Held> {
+        if !self.young.contains_key(name) {
+            let (name, held) = self.old.remove_entry(name)?;
+            self.insert(name, held, map_len_max, time);
         }
-        let (name, held) = self.old.remove_entry(name)?;
-        self.insert(name, held, map_len_max, now_us);
-        Some(held)
+        self.young.get_mut(name)
     }
 
-    fn store(&mut self, name: &[u8], tat: Tat, map_len_max: usize, now_us: u64) {
-        match self.young.get_mut(name) {
-            Some(held) => *held = tat,
-            None => self.insert(Box::from(name), tat, map_len_max, now_us),
+    fn store(&mut self, name: &[u8], map_len_max: usize, time: StoreTime, change: impl FnOnce(&mut Held)) {
+        match self.find(name, map_len_max, time) {
+            Some(held) => change(held),
+            None => {
+                let mut held = Held::Rate(Tat::default());
+                change(&mut held);
+                self.insert(Box::from(name), held, map_len_max, time);
+            }
         }
     }
 
-    fn insert(&mut self, name: Box<[u8]>, tat: Tat, map_len_max: usize, now_us: u64) {
+    fn insert(&mut self, name: Box<[u8]>, held: Held, map_len_max: usize, time: StoreTime) {
         if self.young.len() >= map_len_max {
-            // Full again means as if it had never been; forgetting such a counter loses nothing.
-            self.evicted_live += self.old.values().filter(|tat| tat.us > now_us).count() as u64;
+            // Idle means as if it had never been; forgetting such a counter loses nothing.
+            self.evicted_live += self.old.values().filter(|held| !held.is_idle(time)).count() as u64;
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
         }
-        self.young.insert(name, tat);
+        self.young.insert(name, held);
     }
 
     fn len(&self) -> usize {
@@ -159,16 +204,16 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{CounterKey, Limit, OnFailure, Quota};
+    use super::super::{CounterKey, Holder, How, Limit, OnFailure, Quota, Rate};
     use super::*;
     use crate::clock::Clock;
 
     fn charge(name: &str) -> Charge {
-        let quota = Quota::new(1, Duration::from_secs(3600), 1).unwrap();
-        let limit = Arc::new(Limit { name: "l".into(), quota, on_failure: OnFailure::Local, generation: 1 });
+        let quota = Quota::Rate(Rate::new(1, Duration::from_secs(3600), 1).unwrap());
+        let limit = Arc::new(Limit::new("l", quota.clone(), OnFailure::Local, 1));
         let mut key = CounterKey::of(&limit);
         key.part(name.as_bytes());
-        Charge { limit, quota, key: key.finish(), cost: 1 }
+        Charge { limit, quota, key: key.finish(), cost: 1, holder: Holder::of(b""), how: How::Take }
     }
 
     #[test]
@@ -177,12 +222,13 @@ mod tests {
         // 64 shards × 2 maps × 8 entries.
         let store = MemoryStore::new(ENTRY_BYTES * 128 * 8);
         let hot = charge("hot");
-        assert!(store.charge(std::slice::from_ref(&hot), clock.now(), true).passed());
+        let one = std::slice::from_ref(&hot);
+        assert!(store.charge(one, clock.now(), true).passed(one));
         for n in 0..100_000 {
             store.charge(&[charge(&n.to_string())], clock.now(), true);
             // A refusal is a use too: a flood of new names does not give a spent budget back.
             if n % 100 == 0 {
-                assert!(!store.charge(std::slice::from_ref(&hot), clock.now(), true).passed());
+                assert!(!store.charge(one, clock.now(), true).passed(one));
                 assert!(store.len() <= 1024, "{}", store.len());
             }
         }

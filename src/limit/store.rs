@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::gcra::{Cell, Tat};
+use super::counter::{Ask, Stand, StoreTime};
 use super::key::CounterKey;
 use super::memory::MemoryStore;
+use super::receipt::{self, Place};
 use super::redis::RedisStore;
+use super::slots::Holder;
 use super::{CounterSettings, Limit, Quota};
 use crate::clock::Now;
 use crate::link::{Link, StoreError, StoreStatus};
@@ -25,8 +27,39 @@ pub struct Charge {
     pub quota: Quota,
     /// Which counter.
     pub key: CounterKey,
-    /// How much; at most the quota's burst, or it can never pass.
+    /// How much; at most what the quota lets pass at once, or it can never pass. A place is one, whatever this says.
     pub cost: u32,
+    /// Who holds a place; of no meaning to other kinds.
+    pub holder: Holder,
+    /// What is done with it.
+    pub how: How,
+}
+
+/// What is done with a charge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum How {
+    /// There has to be room for it, and it is charged.
+    #[default]
+    Take,
+    /// There has to be room for it, and nothing is charged: of what refused credentials spend.
+    Look,
+    /// It is charged where there is room for it, whatever becomes of the others: what refused credentials spend. Where
+    /// there is none, that is told all the same.
+    Try,
+}
+
+impl How {
+    /// Whether something is charged.
+    pub(super) fn takes(self) -> bool {
+        self != How::Look
+    }
+}
+
+impl Charge {
+    /// Whether nothing is charged at all where it has no room.
+    pub(super) fn is_required(&self) -> bool {
+        !self.limit.shadow && self.how != How::Try
+    }
 }
 
 /// All charges of a request. Two limits a request is what most have.
@@ -35,14 +68,18 @@ pub type Charges = SmallVec<[Charge; 2]>;
 /// What is left after all charges were made.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
-    /// One for each charge, in order.
+    /// One for each limit that was charged and can refuse, in order.
     pub states: SmallVec<[State; 2]>,
+    /// Shadow limits that would have refused.
+    pub shadowed: SmallVec<[Arc<Limit>; 1]>,
+    /// What is to be kept until the response is there, for [`Counters::settle`]; `None` where nothing is owed.
+    pub receipt: Option<Box<[u8]>>,
 }
 
 /// No charge was made, because at least one has no room.
 #[derive(Clone, Debug)]
 pub struct Exceeded {
-    /// One for each charge, in order.
+    /// One for each limit that is charged and can refuse, in order.
     pub states: SmallVec<[State; 2]>,
     /// The limit with the longest wait.
     pub limit: Arc<Limit>,
@@ -125,10 +162,23 @@ impl Counters {
         self.memory.charge(&shares, now, true).read(&shares)
     }
 
+    /// Settles what a request owed, now that its response is there: gives places back, and charges what the response says
+    /// it cost, by header field. Does not wait: with Redis it is done in the background. False where it is no receipt.
+    pub fn settle(&self, receipt: &[u8], cost_of: impl Fn(&str) -> Option<u32>, now: Now) -> bool {
+        let Some((place, settlements)) = receipt::read(receipt, cost_of) else { return false };
+        match (place, &self.redis) {
+            (Place::Memory, _) => self.memory.settle(&settlements, now),
+            (Place::Redis, Some(redis)) => redis.settle(settlements),
+            // The config knew a Redis when it was charged, and knows none any more.
+            (Place::Redis, None) => {}
+        }
+        true
+    }
+
     /// How the limits stand, without charging them.
     pub async fn peek(&self, charges: &Charges, now: Now) -> Result<Result<Budget, Exceeded>, StoreError> {
         match &self.redis {
-            Some(redis) => redis.peek(charges.clone()).await,
+            Some(redis) => redis.peek(charges.clone(), now).await,
             None => Ok(self.memory.charge(charges, now, false).read_standing(charges)),
         }
     }
@@ -150,6 +200,11 @@ impl Counters {
         self.redis.as_ref().map(RedisStore::link)
     }
 
+    /// What responses made known and Redis never heard of.
+    pub fn settlements_lost(&self) -> u64 {
+        self.redis.as_ref().map_or(0, RedisStore::settlements_lost)
+    }
+
     /// What this process holds.
     pub fn memory_figures(&self) -> MemoryFigures {
         MemoryFigures { live: self.memory.len(), evicted_live: self.memory.evicted_live() }
@@ -159,8 +214,10 @@ impl Counters {
 /// What a store found, before it is put into words.
 #[derive(Debug)]
 pub(super) struct Outcome {
+    /// Where the counters are.
+    pub(super) place: Place,
     /// The store's clock.
-    pub(super) now_us: u64,
+    pub(super) time: StoreTime,
     /// One for each charge, in order.
     pub(super) trials: SmallVec<[Trial; 2]>,
 }
@@ -168,21 +225,23 @@ pub(super) struct Outcome {
 /// One charge, tried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trial {
-    /// The TAT that it found.
-    pub(super) begin: Tat,
-    /// The TAT that it leaves; `None` where it has no room.
-    pub(super) after: Option<Tat>,
+    /// The charge in numbers.
+    pub(super) ask: Ask,
+    /// Where it began.
+    pub(super) begin: Stand,
+    /// What it leaves; `None` where it has no room.
+    pub(super) after: Option<Stand>,
 }
 
 impl Outcome {
-    /// Whether every charge has room.
-    pub(super) fn passed(&self) -> bool {
-        self.trials.iter().all(|trial| trial.after.is_some())
+    /// Whether every charge that can refuse has room.
+    pub(super) fn passed(&self, charges: &[Charge]) -> bool {
+        charges.iter().zip(&self.trials).all(|(charge, trial)| !charge.is_required() || trial.after.is_some())
     }
 
     /// As the answer to a charge.
     pub(super) fn read(&self, charges: &[Charge]) -> Result<Budget, Exceeded> {
-        self.say(charges, self.passed())
+        self.say(charges, self.passed(charges))
     }
 
     /// As the answer to a look: nothing was taken.
@@ -192,25 +251,40 @@ impl Outcome {
 
     fn say(&self, charges: &[Charge], charged: bool) -> Result<Budget, Exceeded> {
         let mut worst: Option<(Duration, &Charge)> = None;
-        let mut states = SmallVec::new();
+        let mut budget = Budget::default();
+        let mut receipt = receipt::Writer::default();
         for (charge, trial) in charges.iter().zip(&self.trials) {
-            let cell = Cell::new(charge.quota, charge.cost);
+            if charged && charge.how.takes() && trial.after.is_some() {
+                receipt.add(charge, self.place, self.time.flow_us);
+            }
+            if charge.limit.shadow {
+                if trial.after.is_none() {
+                    budget.shadowed.push(Arc::clone(&charge.limit));
+                }
+                continue;
+            }
             let stands = trial.after.filter(|_| charged).unwrap_or(trial.begin);
-            states.push(State {
-                limit: Arc::clone(&charge.limit),
-                quota: charge.quota,
-                remaining: cell.remaining(stands, self.now_us),
-                reset: cell.reset(stands, self.now_us),
-            });
-            if let Err(wait) = cell.charge(trial.begin, self.now_us)
-                && worst.is_none_or(|(longest, _)| wait > longest)
-            {
-                worst = Some((wait, charge));
+            if charge.how == How::Take {
+                budget.states.push(State {
+                    limit: Arc::clone(&charge.limit),
+                    quota: charge.quota.clone(),
+                    remaining: trial.ask.remaining(stands, self.time),
+                    reset: trial.ask.reset(stands, self.time),
+                });
+            }
+            if trial.after.is_none() {
+                // What stands there has no room, so this says how long it has none.
+                let wait = trial.ask.charge(trial.begin, self.time).err().unwrap_or(Duration::ZERO);
+                if worst.is_none_or(|(longest, _)| wait > longest) {
+                    worst = Some((wait, charge));
+                }
             }
         }
         match worst {
-            None => Ok(Budget { states }),
-            Some((retry_after, charge)) => Err(Exceeded { states, limit: Arc::clone(&charge.limit), retry_after }),
+            None => Ok(Budget { receipt: receipt.finish(), ..budget }),
+            Some((retry_after, charge)) => {
+                Err(Exceeded { states: budget.states, limit: Arc::clone(&charge.limit), retry_after })
+            }
         }
     }
 }

@@ -4,8 +4,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::calendar::{Calendar, Unit};
 use super::store::{Budget, Charge, Charges, Counted, Counters, Exceeded};
-use super::{CounterKey, CounterSettings, Limit, OnFailure, Quota, RedisSettings, StoreError};
+use super::{
+    Concurrent, CounterKey, CounterSettings, Holder, How, Limit, OnFailure, Quota, Rate, RedisSettings, Sliding,
+    StoreError,
+};
 use crate::clock::Clock;
 use crate::link::testing::Redis;
 use crate::secret::Secret;
@@ -25,13 +29,14 @@ async fn redis_counts_as_every_store_must() {
     let ttls = redis.ask(&["EVAL", script, "0"]);
     assert!(ttls.lines().count() > 10);
     for ttl in ttls.lines() {
-        assert!((1..=7_200_000 + 1000).contains(&ttl.parse::<i64>().unwrap()), "{ttl}");
+        // Twice the longest window, 300 days.
+        assert!((1..=2 * 300 * 86_400_000 + 1000).contains(&ttl.parse::<i64>().unwrap()), "{ttl}");
     }
 }
 
 /// Periods are long, so that the seconds a test takes are no part of a count.
 async fn body(counters: &Counters) {
-    let hour = |count, burst| Quota::new(count, Duration::from_secs(3600), burst).unwrap();
+    let hour = |count, burst| Quota::Rate(Rate::new(count, Duration::from_secs(3600), burst).unwrap());
 
     // From idle exactly the burst, then a wait of one interval.
     let five = limit("five", 1, hour(5, 5));
@@ -74,7 +79,7 @@ async fn body(counters: &Counters) {
     assert!(charge(counters, &[Charge { cost: 3, ..of(&never, "x") }]).await.unwrap().is_err());
 
     // An interval that is no whole number of microseconds.
-    let odd = limit("odd", 1, Quota::new(7, Duration::from_secs(7200), 7).unwrap());
+    let odd = limit("odd", 1, rate(7, Duration::from_secs(7200), 7));
     let mut passed = 0;
     for _ in 0..10 {
         passed += usize::from(charge(counters, &[of(&odd, "x")]).await.unwrap().is_ok());
@@ -95,6 +100,76 @@ async fn body(counters: &Counters) {
     let all = futures_util::future::join_all(charges.iter().map(|charges| charge(counters, charges))).await;
     assert_eq!(all.iter().filter(|one| matches!(one, Ok(Ok(_)))).count(), 100);
 
+    // A window by two buckets, and one of the calendar: what it has may all come at once, and then nothing.
+    let month = Quota::Calendar(Calendar::new(3, Unit::Month, jiff::tz::TimeZone::UTC).unwrap());
+    let sliding = Quota::Sliding(Sliding::new(3, Duration::from_secs(300 * 86_400)).unwrap());
+    for (name, quota) in [("month", month), ("sliding", sliding)] {
+        let three = limit(name, 1, quota);
+        for remaining in (0..3).rev() {
+            let budget = charge(counters, &[of(&three, "x")]).await.unwrap().unwrap();
+            assert_eq!(budget.states[0].remaining, remaining, "{name}");
+        }
+        let exceeded = charge(counters, &[of(&three, "x")]).await.unwrap().unwrap_err();
+        assert!(exceeded.retry_after > Duration::ZERO && exceeded.states[0].remaining == 0, "{exceeded:?}");
+    }
+
+    // At the same time: a place each, the same for the same request, until it is given back.
+    let places = limit("places", 1, Quota::Concurrent(Concurrent::new(2, Duration::from_secs(3600)).unwrap()));
+    let by = |request: &str| [Charge { holder: Holder::of(request.as_bytes()), ..of(&places, "x") }];
+    let first = charge(counters, &by("a")).await.unwrap().unwrap();
+    for (request, passes) in [("b", true), ("c", false), ("a", true), ("b", true), ("c", false)] {
+        assert_eq!(charge(counters, &by(request)).await.unwrap().is_ok(), passes, "{request}");
+    }
+    let exceeded = charge(counters, &by("c")).await.unwrap().unwrap_err();
+    assert_eq!(exceeded.retry_after, Duration::from_secs(1), "a place may be free at any moment");
+    settle(counters, &first.receipt.unwrap(), None);
+    until_passes(counters, &by("c")).await;
+    assert!(charge(counters, &by("a")).await.unwrap().is_err(), "there are two places and no more");
+
+    // What the response says it cost, more or less than was charged; debts are paid, up to a burst.
+    let tokens = Limit { settles: Some("x-tokens".into()), ..Limit::clone(&limit("tokens", 1, hour(100, 100))) };
+    let tokens = Arc::new(tokens);
+    let reserved = [Charge { cost: 10, ..of(&tokens, "x") }];
+    for (cost, remaining) in [(None, 90), (Some(10), 80), (Some(4), 76), (Some(30), 46)] {
+        let budget = charge(counters, &reserved).await.unwrap().unwrap();
+        settle(counters, &budget.receipt.unwrap(), cost);
+        until_remaining(counters, &reserved, remaining).await;
+    }
+    let budget = charge(counters, &reserved).await.unwrap().unwrap();
+    settle(counters, &budget.receipt.unwrap(), Some(100_000));
+    let none_left = async || {
+        let charges: Charges = reserved.iter().cloned().collect();
+        counters.peek(&charges, Clock::system().now()).await.unwrap().is_err_and(|e| e.retry_after > hours(1.05))
+    };
+    while !none_left().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // What refused credentials spend: charged by them, a wait for all, and a ban once there is no room for another.
+    let guard = Limit { ban: Some(Duration::from_secs(900)), ..Limit::clone(&limit("guard", 1, hour(3, 3))) };
+    let guard = Arc::new(guard);
+    let (bad, good) = ([Charge { how: How::Try, ..of(&guard, "x") }], [Charge { how: How::Look, ..of(&guard, "x") }]);
+    for _ in 0..3 {
+        assert!(charge(counters, &good).await.unwrap().unwrap().states.is_empty(), "nothing that a caller is told");
+        assert!(charge(counters, &bad).await.unwrap().is_ok());
+    }
+    for charges in [&good, &bad] {
+        let exceeded = charge(counters, charges).await.unwrap().unwrap_err();
+        assert!((890..=900).contains(&exceeded.retry_after.as_secs()), "{exceeded:?}");
+    }
+    assert!(charge(counters, &[Charge { how: How::Look, ..of(&guard, "y") }]).await.unwrap().is_ok());
+
+    // A shadow limit is counted and refuses nobody; nor does it charge what something else refuses.
+    let shadow = Arc::new(Limit { shadow: true, ..Limit::clone(&limit("shadow", 1, hour(2, 2))) });
+    let spent = limit("spent", 1, hour(2, 2));
+    for shadowed in [0, 0, 1, 1] {
+        let budget = charge(counters, &[of(&shadow, "x")]).await.unwrap().unwrap();
+        assert_eq!((budget.shadowed.len(), budget.states.len()), (shadowed, 0));
+    }
+    for passes in [true, true, false] {
+        assert_eq!(charge(counters, &[of(&shadow, "y"), of(&spent, "y")]).await.unwrap().is_ok(), passes);
+    }
+
     // Names that are anything but names.
     for name in ["}{", "\r\n", "\0", "a b", &"x".repeat(8192)] {
         assert!(charge(counters, &[of(&limit("names", 1, hour(1, 1)), name)]).await.unwrap().is_ok(), "{name:.10}");
@@ -106,8 +181,7 @@ async fn body(counters: &Counters) {
 async fn memory_fills_again_with_time() {
     let clock = Clock::by_hand(1_700_000_000);
     let counters = counters(None);
-    let two: Charges =
-        [of(&limit("two", 1, Quota::new(2, Duration::from_secs(10), 2).unwrap()), "x")].into_iter().collect();
+    let two: Charges = [of(&limit("two", 1, rate(2, Duration::from_secs(10), 2)), "x")].into_iter().collect();
     let ask = || {
         let now = clock.now();
         match counters.charge(&two, now, now.instant() + Duration::from_secs(1)) {
@@ -126,7 +200,7 @@ async fn memory_fills_again_with_time() {
 async fn a_share_is_one_agents_part_of_the_limit() {
     let settings = CounterSettings { agents: NonZeroU64::new(3).unwrap(), ..settings(None) };
     let counters = Counters::new(&settings).unwrap();
-    let ten = limit("ten", 1, Quota::new(10, Duration::from_secs(3600), 10).unwrap());
+    let ten = limit("ten", 1, rate(10, Duration::from_secs(3600), 10));
     let charges: Charges = [of(&ten, "x")].into_iter().collect();
     let passed = (0..10).filter(|_| counters.charge_share(&charges, Clock::system().now()).is_ok()).count();
     assert_eq!(passed, 4, "ten among three agents, rounded up");
@@ -136,7 +210,7 @@ async fn a_share_is_one_agents_part_of_the_limit() {
 async fn a_flushed_script_is_loaded_again_and_counts_once() {
     let redis = Redis::start();
     let counters = counters(Some(redis.settings()));
-    let three = limit("three", 1, Quota::new(3, Duration::from_secs(3600), 3).unwrap());
+    let three = limit("three", 1, rate(3, Duration::from_secs(3600), 3));
     for remaining in [2, 1, 0] {
         redis.ask(&["SCRIPT", "FLUSH"]);
         let budget = charge(&counters, &[of(&three, "x")]).await.unwrap().unwrap();
@@ -148,7 +222,7 @@ async fn a_flushed_script_is_loaded_again_and_counts_once() {
 async fn an_outage_is_seen_said_once_and_over_when_it_is_over() {
     let mut redis = Redis::start();
     let counters = counters(Some(redis.settings()));
-    let many = limit("many", 1, Quota::new(1000, Duration::from_secs(3600), 1000).unwrap());
+    let many = limit("many", 1, rate(1000, Duration::from_secs(3600), 1000));
     counters.probe().await;
     assert!(counters.status().unwrap().reachable);
 
@@ -181,7 +255,7 @@ async fn an_outage_is_seen_said_once_and_over_when_it_is_over() {
 async fn a_redis_that_hangs_costs_three_timeouts_and_then_nothing() {
     let redis = Redis::start();
     let counters = counters(Some(redis.settings()));
-    let many = limit("many", 1, Quota::new(1000, Duration::from_secs(3600), 1000).unwrap());
+    let many = limit("many", 1, rate(1000, Duration::from_secs(3600), 1000));
     assert!(charge(&counters, &[of(&many, "x")]).await.unwrap().is_ok());
     redis.signal("STOP");
     for _ in 0..3 {
@@ -205,7 +279,7 @@ async fn a_redis_that_hangs_costs_three_timeouts_and_then_nothing() {
 async fn a_replica_and_a_full_redis_are_no_store() {
     let redis = Redis::start();
     let counters = counters(Some(redis.settings()));
-    let many = limit("many", 1, Quota::new(1000, Duration::from_secs(3600), 1000).unwrap());
+    let many = limit("many", 1, rate(1000, Duration::from_secs(3600), 1000));
     assert!(charge(&counters, &[of(&many, "x")]).await.unwrap().is_ok());
     for (make, code, undo) in [
         (["REPLICAOF", "127.0.0.1", "1"], "READONLY", ["REPLICAOF", "NO", "ONE"]),
@@ -261,7 +335,7 @@ async fn a_password_that_becomes_right_is_tried_again() {
 async fn garbage_where_a_counter_should_be_is_a_failure_and_no_panic() {
     let redis = Redis::start();
     let counters = counters(Some(redis.settings()));
-    let one = limit("one", 1, Quota::new(1, Duration::from_secs(3600), 1).unwrap());
+    let one = limit("one", 1, rate(1, Duration::from_secs(3600), 1));
     let charge_one = of(&one, "x");
     let name = charge_one.key.to_string();
     for value in ["not a number", "-1", "1.5", ""] {
@@ -277,65 +351,141 @@ async fn garbage_where_a_counter_should_be_is_a_failure_and_no_panic() {
     assert!(matches!(charge(&counters, &[charge_one]).await, Err(StoreError::Refused { .. })));
 }
 
-/// The Lua and the Rust are one model: thousands of random charges at made-up times, the same verdict and the same TAT.
+/// The Lua and the Rust are one model: thousands of random charges, looks, refunds and late costs of every kind at made-up
+/// times, and after each the memory stands as Redis does.
 #[tokio::test]
-async fn the_script_and_the_rust_agree() {
-    use super::gcra::{Cell, Tat};
+async fn the_scripts_and_the_rust_agree() {
+    use super::counter::StoreTime;
+    use super::memory::MemoryStore;
+    use super::redis::scripted::Scripted;
+    use super::settle::{Change, Settlement};
 
     let redis = Redis::start();
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    // The time comes from an argument of the test's own; everything else is the script as it ships.
-    let source = include_str!("charge.lua").replace("redis.call('TIME')", "{ARGV[#ARGV - 1], ARGV[#ARGV]}");
-    assert_ne!(source, include_str!("charge.lua"));
-    let script = redis::Script::new(&source);
+    let scripted = Scripted::new();
     let seed = 0x5eed_u64;
     let mut random = seed;
     let mut next = move |bound: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % bound
     };
-    for (round, quota) in
-        [(7, 10_000_000, 3), (3, 1_000, 5), (700_000, 1_000_000, 100), (50_000, 2_592_000_000_000, 10)]
-            .into_iter()
-            .map(|(count, period_us, burst)| Quota::new(count, Duration::from_micros(period_us), burst).unwrap())
-            .enumerate()
-    {
-        let key = format!("model:{round}");
-        let interval_us = quota.period_us() / quota.count() + 1;
-        let mut now_us = 1_700_000_000_000_000u64;
-        let mut tat: Option<Tat> = None;
-        for step in 0..1000 {
-            // Sometimes the clock goes back.
-            let gap = next(3 * interval_us);
-            now_us = if next(50) == 0 { now_us - gap } else { now_us + gap };
-            let cell = Cell::new(quota, u32::try_from(1 + next(3)).unwrap());
-            let reply: Vec<u64> = script
-                .key(&key)
-                .arg(1)
-                .arg(&[cell.step.us, cell.step.rem, cell.room.us, cell.room.rem, cell.count])
-                .arg(now_us / 1_000_000)
-                .arg(now_us % 1_000_000)
-                .invoke_async(&mut connection)
-                .await
-                .unwrap();
-            let begin = cell.begin(tat, now_us);
-            let after = cell.charge(begin, now_us);
-            let expected = [now_us, begin.us, begin.rem, u64::from(after.is_ok()), 1];
-            assert_eq!(reply, expected, "seed {seed:#x}, {quota:?}, step {step}");
-            tat = after.ok().or(tat);
+    let berlin = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    let calendar = |count, unit| Quota::Calendar(Calendar::new(count, unit, berlin.clone()).unwrap());
+    let us = Duration::from_micros;
+    let quotas = [
+        rate(7, us(10_000_000), 3),
+        rate(3, us(1_000), 5),
+        rate(700_000, us(1_000_000), 100),
+        rate(50_000, us(2_592_000_000_000), 10),
+        Quota::Sliding(Sliding::new(7, us(10_000_000)).unwrap()),
+        Quota::Sliding(Sliding::new(1_000_000_000, us(34_560_000_000_000)).unwrap()),
+        Quota::Sliding(Sliding::new(13, us(7)).unwrap()),
+        calendar(5, Unit::Day),
+        calendar(9, Unit::Month),
+        Quota::Concurrent(Concurrent::new(3, us(60_000_000)).unwrap()),
+    ];
+    for (round, quota) in quotas.into_iter().enumerate() {
+        for variant in 0..4 {
+            let mut plain = Limit::new(&format!("l{round}-{variant}"), quota.clone(), OnFailure::Local, 1);
+            plain.shadow = variant == 1;
+            plain.ban = (variant == 2).then_some(us(5_000_000)).filter(|_| matches!(quota, Quota::Rate(_)));
+            plain.settles = (variant == 3).then(|| "x".into());
+            let limit = Arc::new(plain);
+            let interval_us = quota.period_us().unwrap_or(60_000_000) / quota.count() + 1;
+            let memory = MemoryStore::new(1024 * 1024);
+            let mut now_us = 1_700_000_000_000_000u64;
+            for step in 0..300 {
+                // Sometimes the clock goes back, and sometimes the agent's is far off.
+                let gap = next(3 * interval_us);
+                now_us = if next(50) == 0 { now_us - gap } else { now_us + gap };
+                let around_us = if next(20) == 0 { now_us + 100 * 86_400_000_000 } else { now_us };
+                let mut charges: Charges = Charges::new();
+                // A request holds places under one name.
+                let holder = Holder::of(&[u8::try_from(next(8)).unwrap()]);
+                for _ in 0..1 + next(2) {
+                    let how = [How::Take, How::Take, How::Look, How::Try][usize::try_from(next(4)).unwrap()];
+                    let cost = u32::try_from(1 + next(3)).unwrap();
+                    charges.push(Charge { cost, holder, how, ..of(&limit, "x") });
+                }
+                let commit = next(10) > 0;
+                let shown = format!("seed {seed:#x}, {quota:?}, variant {variant}, step {step}, {charges:?}");
+                let Some(there) = scripted.charge(&mut connection, &charges, (now_us, around_us), commit).await else {
+                    assert!(matches!(quota, Quota::Calendar(_)) && around_us != now_us, "{shown}");
+                    continue;
+                };
+                let here = memory.charge_at(&charges, StoreTime::of_redis(now_us), commit);
+                assert_eq!(here.trials.len(), there.trials.len(), "{shown}");
+                for (here, there) in here.trials.iter().zip(&there.trials) {
+                    assert_eq!((here.begin, here.after), (there.begin, there.after), "{shown}");
+                }
+                if next(4) == 0 {
+                    let number = u32::try_from(1 + next(4)).unwrap();
+                    let settlement = Settlement {
+                        quota: quota.clone(),
+                        key: charges[0].key,
+                        holder: charges[0].holder,
+                        change: if next(2) == 0 || matches!(quota, Quota::Concurrent(_)) {
+                            Change::Back(number)
+                        } else {
+                            Change::More(number)
+                        },
+                        charged_us: now_us - next(2 * interval_us),
+                    };
+                    let settlements = [settlement];
+                    memory.settle_at(&settlements, StoreTime::of_redis(now_us));
+                    scripted.settle(&mut connection, &settlements, now_us).await;
+                }
+            }
         }
     }
 }
 
 fn limit(name: &str, generation: u32, quota: Quota) -> Arc<Limit> {
-    Arc::new(Limit { name: name.into(), quota, on_failure: OnFailure::Local, generation })
+    Arc::new(Limit::new(name, quota, OnFailure::Local, generation))
+}
+
+fn rate(count: u64, period: Duration, burst: u64) -> Quota {
+    Quota::Rate(Rate::new(count, period, burst).unwrap())
 }
 
 fn of(limit: &Arc<Limit>, name: &str) -> Charge {
     let mut key = CounterKey::of(limit);
     key.part(name.as_bytes());
-    Charge { limit: Arc::clone(limit), quota: limit.quota, key: key.finish(), cost: 1 }
+    let (key, holder) = (key.finish(), Holder::of(name.as_bytes()));
+    Charge { limit: Arc::clone(limit), quota: limit.quota.clone(), key, cost: 1, holder, how: How::Take }
+}
+
+fn hours(hours: f64) -> Duration {
+    Duration::from_secs_f64(hours * 3600.0)
+}
+
+/// Tells that the response is there, and what it says that it cost.
+fn settle(counters: &Counters, receipt: &[u8], cost: Option<u32>) {
+    assert!(counters.settle(receipt, |header| cost.filter(|_| header == "x-tokens"), Clock::system().now()));
+}
+
+/// It is told to Redis in the background.
+async fn until_passes(counters: &Counters, charges: &[Charge]) {
+    while charge(counters, charges).await.unwrap().is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn until_remaining(counters: &Counters, charges: &[Charge], remaining: u64) {
+    let charges: Charges = charges.iter().cloned().collect();
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let stands = match counters.peek(&charges, Clock::system().now()).await.unwrap() {
+            Ok(budget) => budget.states,
+            Err(exceeded) => exceeded.states,
+        };
+        if stands[0].remaining == remaining {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "{stands:?} and not {remaining}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn charge(counters: &Counters, charges: &[Charge]) -> Result<Result<Budget, Exceeded>, StoreError> {

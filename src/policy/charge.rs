@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::requirement::Case;
 use crate::identity::settings::ClaimPath;
-use crate::identity::{GroupId, Identity};
-use crate::limit::{Charge, CounterKey, KeyWriter, Limit, Quota};
+use crate::identity::{CredentialKind, GroupId, Identity};
+use crate::limit::{Charge, CounterKey, Holder, How, KeyWriter, Limit, Quota};
 use crate::request::Request;
 
 /// One entry of `limits:` as rules use it: the limit, the key it counts by, and the tiers.
@@ -20,10 +20,46 @@ pub struct LimitUse {
     pub key: Vec<KeyPart>,
     /// By group; the best one that applies replaces the base quota.
     pub tiers: Vec<(GroupId, Tier)>,
+    /// What a request costs.
+    pub cost: Cost,
+    /// What is counted.
+    pub counts: Counts,
+}
+
+/// What a request costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cost {
+    /// Always the same.
+    Fixed(u32),
+    /// What the response says in a header field, a whole number; until then, and where it says nothing, `reserve`.
+    Response {
+        /// The field's name: lower-case letters, digits and `-`.
+        header: Arc<str>,
+        /// Charged beforehand.
+        reserve: u32,
+    },
+}
+
+impl Cost {
+    /// What HAProxy calls a header field where it tells what that says: its config takes letters, digits, `_` and `.`. Two
+    /// fields are never called the same.
+    pub fn argument(header: &str) -> String {
+        format!("header.{}", header.replace('-', "_"))
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counts {
+    /// Requests that the policy lets through.
+    #[default]
+    Requests,
+    /// Credentials that prove nothing. Others are held up where too many of them came, and charged nothing.
+    Denied,
 }
 
 /// What a group has instead of the base quota.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tier {
     /// Not counted at all.
     Unlimited,
@@ -55,8 +91,12 @@ pub enum KeyPart {
     Host,
     /// The path.
     Path,
+    /// The method.
+    Method,
     /// The rule.
     Rule,
+    /// The API key, by the name that it has.
+    ApiKey,
     /// A claim's value, within its issuer.
     Claim(ClaimPath),
 }
@@ -64,31 +104,64 @@ pub enum KeyPart {
 impl LimitUse {
     /// What this request is charged; `None` where a tier says `unlimited`.
     pub fn charge(&self, rule: &str, case: Case<'_>) -> Option<Charge> {
-        let quota = self.quota(case.identity)?;
+        let quota = self.quota(case.identity)?.clone();
+        let (cost, how) = match (&self.cost, self.counts) {
+            (_, Counts::Denied) => (1, How::Look),
+            (Cost::Fixed(cost), Counts::Requests) => (*cost, How::Take),
+            (Cost::Response { reserve, .. }, Counts::Requests) => (*reserve, How::Take),
+        };
+        let holder = match (&quota, case.request.id) {
+            (Quota::Concurrent(_), Some(id)) => Holder::of(id),
+            (Quota::Concurrent(_), None) => Holder::of_nobody(),
+            _ => Holder::NONE,
+        };
+        Some(Charge { limit: Arc::clone(&self.limit), quota, key: self.counter(rule, case), cost, holder, how })
+    }
+
+    /// What a credential that proves nothing is charged; `None` where it is not what is counted.
+    pub fn charge_denied(&self, rule: &str, case: Case<'_>) -> Option<Charge> {
+        (self.counts == Counts::Denied).then(|| Charge {
+            limit: Arc::clone(&self.limit),
+            quota: self.limit.quota.clone(),
+            key: self.counter(rule, case),
+            cost: 1,
+            holder: Holder::NONE,
+            how: How::Try,
+        })
+    }
+
+    fn counter(&self, rule: &str, case: Case<'_>) -> CounterKey {
         let mut key = CounterKey::of(&self.limit);
         write(&self.key, rule, case, &mut key);
-        Some(Charge { limit: Arc::clone(&self.limit), quota, key: key.finish(), cost: 1 })
+        key.finish()
     }
 
     /// The best of the base quota and the tiers that apply; `None` is unlimited.
-    fn quota(&self, identity: &Identity) -> Option<Quota> {
-        let mut best: Option<Quota> = None;
+    fn quota(&self, identity: &Identity) -> Option<&Quota> {
+        let mut best: Option<&Quota> = None;
         for (group, tier) in &self.tiers {
             if !identity.groups.contains(*group) {
                 continue;
             }
             match tier {
                 Tier::Unlimited => return None,
-                Tier::Quota(quota) if best.is_none_or(|best| quota.is_better_than(best)) => best = Some(*quota),
+                Tier::Quota(quota) if best.is_none_or(|best| quota.is_better_than(best)) => best = Some(quota),
                 Tier::Quota(_) => {}
             }
         }
-        Some(best.unwrap_or(self.limit.quota))
+        Some(best.unwrap_or(&self.limit.quota))
     }
 
     /// Whether the key of some request may hold a part without a value, which falls to the source address.
     pub fn needs_identity(&self) -> bool {
-        self.key.iter().any(|part| !matches!(part, KeyPart::Src { .. } | KeyPart::Host | KeyPart::Path | KeyPart::Rule))
+        self.key.iter().any(KeyPart::needs_identity)
+    }
+}
+
+impl KeyPart {
+    /// Whether it is something of the caller, which a request without a credential does not have.
+    pub fn needs_identity(&self) -> bool {
+        !matches!(self, KeyPart::Src { .. } | KeyPart::Host | KeyPart::Path | KeyPart::Method | KeyPart::Rule)
     }
 }
 
@@ -117,6 +190,11 @@ fn write(parts: &[KeyPart], rule: &str, case: Case<'_>, key: &mut KeyWriter) {
             KeyPart::Src { v4, v6 } => source(key, request, *v4, *v6),
             KeyPart::Host => key.part(request.host.as_bytes()),
             KeyPart::Path => key.part(path),
+            KeyPart::Method => key.part(request.method.as_bytes()),
+            KeyPart::ApiKey => {
+                let name = if identity.credential == CredentialKind::ApiKey { &*identity.client_id } else { "" };
+                of_issuer(key, identity, name, request);
+            }
             KeyPart::Rule => key.part(rule.as_bytes()),
             KeyPart::Claim(claim) => match claim.find(&identity.claims) {
                 Some(Value::String(text)) => of_issuer(key, identity, text, request),

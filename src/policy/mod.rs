@@ -303,14 +303,9 @@ impl Matched<'_> {
             .filter_map(|limit| {
                 let charge = limit.charge(&rule.name, case);
                 trace.step(STAGE, Outcome::Note, || match &charge {
-                    Some(charge) => format!(
-                        "limit `{}`: {} in {:?}, burst {}, counter {}",
-                        limit.limit.name,
-                        charge.quota.count(),
-                        std::time::Duration::from_micros(charge.quota.period_us()),
-                        charge.quota.burst(),
-                        charge.key
-                    ),
+                    Some(charge) => {
+                        format!("limit `{}`: {}, counter {}", limit.limit.name, charge.quota, charge.key)
+                    }
                     None => format!("limit `{}`: unlimited for this caller", limit.limit.name),
                 });
                 charge
@@ -319,6 +314,13 @@ impl Matched<'_> {
         let backend = rule.backend.as_ref().and_then(|backend| backend.choose(identity)).cloned();
         let sticky = (!rule.sticky.is_empty()).then(|| charge::sticky(&rule.sticky, &rule.name, case));
         Ok(Permit { rule: Arc::clone(&rule.name), charges, backend, sticky, shadows })
+    }
+
+    /// What a credential that proves nothing is charged.
+    pub fn charges_denied(&self, request: &Request<'_>, nobody: &Identity, now: Now) -> Charges {
+        let case = Case { request, path: &self.path, identity: nobody, now, known: Known::ALL };
+        let limits = self.rule.into_iter().flat_map(|rule| rule.limits.iter().map(move |limit| (limit, &rule.name)));
+        limits.filter_map(|(limit, rule)| limit.charge_denied(rule, case)).collect()
     }
 
     /// What would become of a request of which only `known` is known, limits aside. Proves nothing.

@@ -25,7 +25,7 @@ use crate::audit::Audit;
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, Reason};
 use crate::pipeline::{Decide, Step};
-use crate::respond::{Scratch, respond};
+use crate::respond::{NOTED, Scratch, respond};
 use crate::spop::{Agent, Close, Event, Messages, Pending, Status};
 use crate::telemetry::{Telemetry, TimedOut};
 
@@ -365,6 +365,9 @@ impl Connection {
             let decide = &self.server.decide;
             match catch_unwind(AssertUnwindSafe(|| decide.decide(&messages, now))) {
                 Ok(Step::Done(decision)) => self.answer(pending, decision, now),
+                Ok(Step::Noted) => {
+                    self.agent.ack(pending, &[NOTED]);
+                }
                 Ok(Step::Wait(decision)) => {
                     // The stages that wait keep a copy of the question, and so does whoever speaks for them if they are late.
                     let question = messages.as_bytes().to_vec();

@@ -140,6 +140,7 @@ pub const TOLLGATES: &[&str] = &[
     "dpop_nonce",
     "sticky",
     "ratelimit",
+    "receipt",
     "ratelimit_policy",
     "limit_remaining",
     "retry_after",
