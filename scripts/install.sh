@@ -58,6 +58,8 @@ main() {
     install_jose
     install_idp
     tests/support/haproxies.sh
+    # Without it its one test fails and says so; all others run.
+    tests/support/valkey.sh || say "Valkey could not be fetched"
   fi
 }
 

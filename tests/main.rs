@@ -17,6 +17,7 @@
 //! | `haproxy_files` | `tollgate haproxy`: the shipped files are its output, and every HAProxy line takes it, whatever the policy |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
 //! | `reloading` | another config while the agent serves: a thousand under load, broken ones, files that change by themselves |
+//! | `redis` | every arrangement of Redis (Sentinel, Cluster, Valkey, TLS, users), and what callers see while it changes |
 //! | `replay` | past requests, by three logs, against another policy |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
 //!
@@ -38,6 +39,7 @@ mod harness;
 mod ldap;
 mod operating;
 mod protocol;
+mod redis;
 mod reloading;
 mod replay;
 mod spop_limits;

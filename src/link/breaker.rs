@@ -74,6 +74,14 @@ impl Breaker {
         Change::Opened
     }
 
+    /// Why an outage goes on.
+    pub(super) fn note(&self, error: &StoreError) {
+        let mut state = self.state.lock();
+        if state.open {
+            state.last_error = Some(error.to_string());
+        }
+    }
+
     pub(super) fn status(&self) -> StoreStatus {
         let state = self.state.lock();
         StoreStatus {

@@ -74,24 +74,22 @@ impl Feed {
 
     /// How many connections listen to the channel.
     pub async fn listening(&self) -> Result<u64, StoreError> {
-        let (_, count): (String, u64) = self.ask(redis::cmd("PUBSUB").arg("NUMSUB").arg(self.channel)).await?;
-        Ok(count)
+        let command = redis::cmd("PUBSUB").arg("NUMSUB").arg(self.channel).to_owned();
+        let count = |value| redis::from_redis_value::<(String, u64)>(value).map_or(0, |(_, count)| count);
+        self.reach.sum(TIMEOUT, &command, count).await
     }
 
     /// Listens to the channel, on another connection.
     pub async fn listen(&self) -> Result<Pushes, StoreError> {
-        let (_, stream) = self.reach.listen(self.channel, TIMEOUT).await?.split();
+        let (_, stream) = self.reach.listen(self.channel, self.key.as_bytes(), TIMEOUT).await?.split();
         Ok(Pushes(stream))
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         let call = |mut connection| async move { command.query_async::<T>(&mut connection).await };
-        let (answered, asked) = self.reach.ask(TIMEOUT, call).await;
-        if let (Err(error), Some(server), Some(live)) = (&answered, asked.server, asked.live)
-            // Nobody asks so much that silence could be a queue.
-            && (error.ends_connection() || matches!(error, StoreError::Timeout { .. }))
-        {
-            server.doom(&live);
+        let (answered, asked) = self.reach.ask(TIMEOUT, Some(self.key.as_bytes()), call).await;
+        if let Err(error) = &answered {
+            self.reach.heed(error, &asked);
         }
         answered
     }

@@ -5,6 +5,7 @@
 //! timeout and the rest nothing. Whoever asks says what to do then; here is no opinion on it.
 
 mod breaker;
+mod cluster;
 mod dial;
 mod feed;
 mod pace;
@@ -12,6 +13,7 @@ mod reach;
 mod sentinel;
 mod server;
 mod settings;
+mod slot;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -151,7 +153,7 @@ impl Link {
     /// How long a question asked at `now` may wait, so that its answer comes within the timeout and before `deadline`;
     /// an error where Redis is known not to answer.
     pub fn patience(&self, now: Now, deadline: Instant) -> Result<Duration, StoreError> {
-        if self.inner.reach.server().is_open() {
+        if self.inner.reach.is_open() {
             return Err(StoreError::Open);
         }
         Ok(self.inner.timeout.min(deadline.saturating_duration_since(now.instant())))
@@ -182,8 +184,17 @@ impl Link {
         .await
     }
 
+    /// The slot of a key, if this is a Cluster: what one call of a script touches is in one slot. `None` where any keys can
+    /// go together.
+    pub fn slot(&self, key: &[u8]) -> Option<u16> {
+        self.inner.reach.slot(key)
+    }
+
     /// Sends what `call` sends, and reads the reply with `read`, `None` being no answer. What comes of it counts for the
-    /// breaker.
+    /// breaker; in a Cluster for that of the server which was asked, and a server that is not asked at present costs
+    /// nothing but an error.
+    ///
+    /// In a Cluster all that `call` sends is about keys of one slot; what has no key goes to the same server.
     pub(crate) async fn ask<T, R, F>(
         &self,
         timeout: Duration,
@@ -193,22 +204,20 @@ impl Link {
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let (answered, asked) = self.inner.reach.ask(timeout, call).await;
+        let (answered, asked) = self.inner.reach.ask(timeout, None, call).await;
         let answer = answered.and_then(|reply| read(reply).ok_or(StoreError::Garbage));
-        if let Some(server) = &asked.server {
-            server.learn(answer.as_ref().err(), asked.live.as_ref());
-        }
+        self.inner.reach.learn(answer.as_ref().err(), &asked);
         answer
     }
 
     /// Asks whether Redis answers, and in time; ends an outage if so. May take a second where it is not connected to.
     pub async fn probe(&self) {
-        self.inner.reach.server().probe().await;
+        self.inner.reach.probe().await;
     }
 
     /// How it does.
     pub fn status(&self) -> StoreStatus {
-        self.inner.reach.server().status()
+        self.inner.reach.status()
     }
 }
 

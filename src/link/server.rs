@@ -13,8 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::breaker::{Breaker, Change};
-use super::dial::{Dial, Role, Target};
-use super::pace::Pace;
+use super::dial::{Dial, Driver, Role, Target};
+use super::pace::{Gate, Pace};
 use super::settings::Node;
 use super::{StoreError, StoreStatus, sentinel, told};
 use crate::clock::Clock;
@@ -32,6 +32,16 @@ pub(super) struct Live {
     /// Who is at its other end, as it was found.
     target: Target,
     doomed: Notify,
+    /// Why.
+    doom: Mutex<Option<StoreError>>,
+}
+
+/// How a connection ended.
+enum Ended {
+    /// It was up.
+    Lived(StoreError),
+    /// It never was.
+    Failed(StoreError),
 }
 
 /// Whom to connect to.
@@ -109,6 +119,14 @@ impl Server {
         .await
     }
 
+    /// The connection where there is one now.
+    pub(super) fn up(&self) -> Option<Arc<Live>> {
+        match &*self.kept.state.borrow() {
+            State::Up(live) => Some(Arc::clone(live)),
+            State::Down(_) | State::Coming => None,
+        }
+    }
+
     async fn changed<T>(&self, mut pick: impl FnMut(&State) -> Option<T>) -> T {
         self.kept.wanted.notify_one();
         let mut turns = self.kept.state.subscribe();
@@ -136,7 +154,7 @@ impl Server {
                 if let Err(error) = &proved
                     && (error.ends_connection() || matches!(error, StoreError::Timeout { .. }))
                 {
-                    self.doom(&live);
+                    self.doom(&live, error);
                 }
                 proved
             }
@@ -154,14 +172,15 @@ impl Server {
         if let (Some(error), Some(live)) = (error, over) {
             // Silence is a queue at first; then a peer that hangs, or one that is gone without a word.
             if error.ends_connection() || (change == Change::Opened && matches!(error, StoreError::Timeout { .. })) {
-                self.doom(live);
+                self.doom(live, error);
             }
         }
         self.kept.tell(change, error);
     }
 
     /// Ends a connection, and with it what waits on it.
-    pub(super) fn doom(&self, live: &Arc<Live>) {
+    pub(super) fn doom(&self, live: &Arc<Live>, why: &StoreError) {
+        live.doom.lock().get_or_insert_with(|| why.clone());
         live.doomed.notify_one();
         // Nobody takes it any more, though its task has yet to see that.
         self.kept.state.send_if_modified(|state| {
@@ -180,6 +199,20 @@ impl Server {
     pub(super) fn status(&self) -> StoreStatus {
         self.kept.breaker.status()
     }
+
+    /// Begins to connect before anybody asks.
+    pub(super) fn want(&self) {
+        self.kept.wanted.notify_one();
+    }
+
+    /// What to write in order to see whether it takes writes; `None` is a PING.
+    pub(super) fn prove_with(&self, key: Option<String>) {
+        *self.kept.proof.lock() = key;
+    }
+
+    pub(super) fn proves_with(&self) -> Option<String> {
+        self.kept.proof.lock().clone()
+    }
 }
 
 impl Drop for Server {
@@ -192,13 +225,23 @@ impl Kept {
     async fn keep(self: Arc<Kept>) {
         self.state.send_replace(State::Coming);
         self.wanted.notified().await;
-        let mut pace = Pace::default();
+        let (mut pace, gate) = (Pace::default(), Gate::of(&self.address));
         let mut told = Clock::system().now().instant();
         loop {
             pace.next().await;
-            match self.live(&mut pace).await {
-                Ok(()) => self.state.send_replace(State::Coming),
-                Err(error) => {
+            gate.pass(|error| drop(self.state.send_replace(State::Down(error.clone())))).await;
+            let error = match self.live(&gate).await {
+                Ended::Lived(error) => {
+                    told = Clock::system().now().instant();
+                    if pace.lived() {
+                        self.state.send_replace(State::Coming);
+                        continue;
+                    }
+                    error
+                }
+                Ended::Failed(error) => {
+                    gate.failed(&error);
+                    self.breaker.note(&error);
                     // The beginning of an outage is told by the breaker. An operator who looks later should not have to
                     // look far back.
                     let now = Clock::system().now().instant();
@@ -206,45 +249,49 @@ impl Kept {
                         told = now;
                         tracing::warn!(address = %self.address, %error, "Redis still does not answer");
                     }
-                    self.state.send_replace(State::Down(error))
+                    error
                 }
             };
+            self.state.send_replace(State::Down(error));
         }
     }
 
-    /// One connection from its beginning to its end; an error where it did not begin.
-    async fn live(&self, pace: &mut Pace) -> Result<(), StoreError> {
+    /// One connection from its beginning to its end.
+    async fn live(&self, gate: &Gate) -> Ended {
+        let (live, driver) = match self.open().await {
+            Ok((live, driver)) => (Arc::new(live), driver),
+            Err(error) => return Ended::Failed(error),
+        };
+        let mut is_up = false;
+        let life = async {
+            match self.prove(&live.connection).await {
+                // A replica, one that loads its data: not the server that is wanted, or not yet.
+                Err(error) if error.ends_connection() => return error,
+                // One that is slow or full is there, and is no better on another connection.
+                proved => self.proved(proved.as_ref().err()),
+            }
+            gate.succeeded();
+            self.state.send_replace(State::Up(Arc::clone(&live)));
+            is_up = true;
+            live.doomed.notified().await;
+            live.doom.lock().take().unwrap_or(StoreError::Garbage)
+        };
+        let error = tokio::select! {
+            // The end of the connection is seen before what failed because of it.
+            biased;
+            () = driver => StoreError::Unreachable { reason: format!("{} closed the connection", live.target) },
+            error = life => error,
+        };
+        if is_up { Ended::Lived(error) } else { Ended::Failed(error) }
+    }
+
+    async fn open(&self) -> Result<(Live, Driver), StoreError> {
         let target = match &self.whom {
             Whom::Known(target) => target.clone(),
             Whom::Master { sentinels, name } => sentinel::master(&self.dial, sentinels, name).await?,
         };
         let (connection, driver) = self.dial.open(&target, Role::Server).await?;
-        let live = Arc::new(Live { connection, target, doomed: Notify::new() });
-        let mut is_up = false;
-        let life = async {
-            let proved = self.prove(&live.connection).await;
-            match &proved {
-                // A replica, one that loads its data: not the server that is wanted, or not yet.
-                Err(error) if error.ends_connection() => return proved,
-                // One that is slow or full is there, and is no better on another connection.
-                _ => self.proved(proved.as_ref().err()),
-            }
-            self.state.send_replace(State::Up(Arc::clone(&live)));
-            is_up = true;
-            live.doomed.notified().await;
-            Ok(())
-        };
-        let ended = tokio::select! {
-            // The end of the connection is seen before what failed because of it.
-            biased;
-            () = driver => Err(StoreError::Unreachable { reason: format!("{} closed the connection", live.target) }),
-            ended = life => ended,
-        };
-        if is_up {
-            pace.lived();
-            return Ok(());
-        }
-        ended
+        Ok((Live { connection, target, doomed: Notify::new(), doom: Mutex::default() }, driver))
     }
 
     /// A write, so that a replica and a full Redis are seen for what they are. Three in a row where there is an outage to
