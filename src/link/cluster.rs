@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 
 use super::breaker::Breaker;
 use super::dial::{Dial, Role, Target};
-use super::pace::Pace;
+use super::pace::{Gate, Pace};
 use super::reach::Asked;
 use super::server::{Live, PROOF, Server, Whom};
 use super::settings::Node;
@@ -36,7 +36,8 @@ pub(super) struct Cluster {
 /// What is known of it.
 pub(super) struct Known {
     dial: Arc<Dial>,
-    seeds: Vec<Node>,
+    /// With the gate of each, which is forgotten by whoever does not hold it.
+    seeds: Vec<(Node, Arc<Gate>)>,
     timeout: Duration,
     map: watch::Sender<Slots>,
     servers: Mutex<HashMap<Node, Kept>>,
@@ -86,7 +87,7 @@ impl Cluster {
     pub(super) fn new(dial: &Arc<Dial>, seeds: Vec<Node>, timeout: Duration) -> Cluster {
         let known = Arc::new(Known {
             dial: Arc::clone(dial),
-            seeds,
+            seeds: seeds.into_iter().map(|node| (node.clone(), Gate::of(&node.to_string()))).collect(),
             timeout,
             map: watch::Sender::new(Slots::Coming),
             servers: Mutex::default(),
@@ -276,8 +277,10 @@ impl Known {
             pace.next().await;
             match self.fetch().await {
                 Ok(ranges) => self.take(&ranges),
+                // It was not the turn of any.
+                Err(None) => {}
                 // An old map is better than none.
-                Err(error) => {
+                Err(Some(error)) => {
                     self.map.send_if_modified(|slots| {
                         let is_known = matches!(slots, Slots::Known(_));
                         if !is_known {
@@ -304,38 +307,50 @@ impl Known {
         }
     }
 
-    /// Asks for the slots: somebody who is connected to, or else anybody.
-    async fn fetch(&self) -> Result<Vec<Range>, StoreError> {
+    /// Asks for the slots: somebody who is connected to, or else anybody whose turn it is; an error without a reason where
+    /// there is none.
+    async fn fetch(&self) -> Result<Vec<Range>, Option<StoreError>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let command = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
         let mut known: Vec<_> =
             self.servers.lock().iter().map(|(node, known)| (node.clone(), Arc::clone(&known.server))).collect();
         known.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let mut failure = StoreError::Unreachable { reason: "no node of the Cluster answers".to_owned() };
+        let mut failure = None;
         let up: Vec<_> = known.iter().filter_map(|(node, server)| Some((node, server.up()?))).collect();
         for (node, live) in rotated(&up, turn).take(ASKED_MAX) {
             let mut connection = live.connection();
             let answered = tokio::time::timeout(self.timeout, command.query_async::<Value>(&mut connection)).await;
-            match answered {
+            failure = Some(match answered {
                 Ok(Ok(value)) => match ranges(&value, node) {
                     Some(ranges) => return Ok(ranges),
-                    None => failure = StoreError::Garbage,
+                    None => StoreError::Garbage,
                 },
-                Ok(Err(error)) => failure = told(&error),
-                Err(_) => failure = StoreError::timeout(self.timeout),
-            }
+                Ok(Err(error)) => told(&error),
+                Err(_) => StoreError::timeout(self.timeout),
+            });
         }
-        let mut others: Vec<Node> = self.seeds.clone();
+        let mut others: Vec<Node> = self.seeds.iter().map(|(node, _)| node.clone()).collect();
         others.extend(known.into_iter().filter(|(_, server)| server.up().is_none()).map(|(node, _)| node));
+        others.sort();
         others.dedup();
         for node in rotated(&others, turn).take(ASKED_MAX) {
-            match self.dial.ask_once::<Value>(&Target::Node(node.clone()), Role::Server, &command).await {
+            let gate = Gate::of(&node.to_string());
+            if !gate.try_pass() {
+                continue;
+            }
+            let answered = self.dial.ask_once::<Value>(&Target::Node(node.clone()), Role::Server, &command).await;
+            match &answered {
+                // Who refuses this question, as a server does that is no part of a Cluster, may take others.
+                Ok(_) | Err(StoreError::Refused { .. }) => gate.succeeded(),
+                Err(error) => gate.failed(error),
+            }
+            failure = Some(match answered {
                 Ok(value) => match ranges(&value, node) {
                     Some(ranges) => return Ok(ranges),
-                    None => failure = StoreError::Garbage,
+                    None => StoreError::Garbage,
                 },
-                Err(error) => failure = error,
-            }
+                Err(error) => error,
+            });
         }
         Err(failure)
     }

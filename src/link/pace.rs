@@ -98,6 +98,21 @@ impl Gate {
         }
     }
 
+    /// The same without waiting; no where it is not its turn.
+    pub(super) fn try_pass(&self) -> bool {
+        match &mut *self.turns.lock() {
+            Turns::Free => true,
+            Turns::Due(due, _) => {
+                let now = Clock::system().now().instant();
+                let is_due = *due <= now;
+                if is_due {
+                    *due = now + Pace::GAP + random(Pace::JITTER);
+                }
+                is_due
+            }
+        }
+    }
+
     pub(super) fn succeeded(&self) {
         *self.turns.lock() = Turns::Free;
         self.changed.notify_waiters();
@@ -157,10 +172,12 @@ mod tests {
         tokio::join!(first, gates[1].pass(hear));
         assert!(begun.elapsed() >= Pace::GAP - Duration::from_millis(50), "one after the other");
         assert!(*heard.lock() > 0, "the second hears what came of the first");
+        assert!(!gates[1].try_pass(), "the other has just had its turn");
         let begun = clock.now().instant();
         let heal = async { gates[0].succeeded() };
         tokio::join!(gates[1].pass(hear), heal);
         assert!(begun.elapsed() < Pace::GAP, "nobody waits for what is over");
+        assert!(gates[1].try_pass());
         Gate::of("elsewhere").pass(hear).await;
     }
 
