@@ -37,8 +37,6 @@ async fn thirty_two_agents_come_back_to_one_redis_without_a_stampede() {
     // Time for a second outage, if there is to be one.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let connections = back.figure("total_connections_received").await;
-    let seconds = returned.elapsed().as_secs_f64();
-    println!("{AGENTS} agents were back after {took:?}, {connections} connections in {seconds:.1} s");
     // Each opens one for its counters, and two each for its revocations and its grants, once.
     assert!(connections <= AGENTS as u64 * 6, "{connections} connections");
     let answers = callers.stop().await;

@@ -9,6 +9,28 @@ use crate::support::redis_relay::{Fate, RedisRelay};
 use crate::support::stack::{Agent, Redis};
 use crate::support::{free_port, not_alone};
 
+/// 50 ms and up to 50 more or less, by a timeout that has room for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_is_slow_but_in_time_is_no_outage() {
+    let _others = not_alone().await;
+    const LIMIT: u64 = 60;
+    let redis = Redis::start().await;
+    let relay = RedisRelay::start(redis.port, "/x").await;
+    let patient = config(&relay.url(), LIMIT, 1).replace("timeout: 100ms", "timeout: 350ms");
+    let agent = Agent::start(&patient).await;
+    until_up(&agent).await;
+    relay.delay_ms(Some((0, 100)));
+    let callers = Callers::start(&[&agent], 6, &["/deny/x"], Duration::from_millis(5)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let answers = callers.stop().await;
+    assert_honest(&agent, &answers).await;
+    assert_episodes(&agent, 0).await;
+    assert_eq!(count(&answers, |answer| answer.degraded), 0);
+    assert_eq!(count(&answers, |answer| answer.was_counted()), LIMIT);
+    let waited = count(&answers, |answer| answer.took >= Duration::from_millis(20));
+    assert!(waited * 2 > LIMIT, "{waited} of {} waited: there was no delay", answers.len());
+}
+
 /// Counters that stand apart by more than the test charges, so that an answer which is another question's would show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_cut_belongs_to_nobody() {
