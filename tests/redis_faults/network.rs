@@ -105,18 +105,17 @@ async fn what_is_no_answer_is_refused_and_the_next_one_is_right() {
         b"*4294967295\r\n",
         nested.as_bytes(),
     ];
+    let mut counted = 1;
     for answer in garbage {
         let shown = answer[..answer.len().min(40)].escape_ascii();
         relay.next_answers([Fate::Becomes(answer.to_vec())]);
         let got = caller.ask("/local/x").await;
         assert_eq!((got.verdict.as_str(), got.degraded), ("allow", true), "{shown}: {got:?}");
-        let asked = relay.marked();
         let next = caller.ask_until_counted("/local/x").await;
-        // What was asked since may have been charged, and nothing else was.
-        assert!(relay.marked() > asked);
+        counted += 1;
+        // What was sent may have been charged without an answer, and nothing else was.
         let charged = 1000 - next.remaining.unwrap();
-        assert!(charged <= relay.marked(), "{shown}: {charged} of {}", relay.marked());
-        assert!(charged + 2 >= relay.marked(), "{shown}: {charged} of {}", relay.marked());
+        assert!((counted..=relay.marked()).contains(&charged), "{shown}: {charged}, {counted} answered");
     }
     assert_eq!(agent.metric("tollgate_panics_total").await, 0.0);
 }
@@ -180,7 +179,6 @@ async fn a_charge_whose_answer_is_lost_is_made_once_and_not_tried_again() {
     // The caller was charged for what was lost; nobody was charged more, and nothing was charged twice.
     assert_eq!(count(&answers, |answer| answer.was_counted()), LIMIT - lost);
     assert_eq!(relay.marked() - first, LIMIT, "each was sent once, and the one beyond the limit");
-    assert_episodes(&agent, 0).await;
 }
 
 /// The kernel answers no SYN for a listener whose queue is full, which is what a firewall that drops them does.
