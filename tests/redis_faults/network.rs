@@ -43,7 +43,7 @@ async fn an_answer_that_is_cut_belongs_to_nobody() {
     until_up(&agent).await;
     let paths: Vec<_> = (0..CALLERS).map(|number| format!("/local/{number}")).collect();
     let mut callers = Vec::new();
-    let mut asked = vec![0; CALLERS];
+    let mut asked = [0; CALLERS];
     for (number, path) in paths.iter().enumerate() {
         let mut caller = Caller::of(&agent).await;
         while asked[number] < APART * number as u64 {
