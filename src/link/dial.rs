@@ -405,5 +405,5 @@ const ADDRESSES_MAX: usize = 4;
 /// Nobody's request waits for it.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest of our replies is a page of revocations, far below 1 MiB.
-const UNASKED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The longest of our replies is a page of revocations, of 1 MiB or so. What is gathered may take twice its bytes.
+const UNASKED_BYTES_MAX: usize = 8 * 1024 * 1024;
