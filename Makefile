@@ -14,7 +14,7 @@ help: ## this list
 demo: ## the real thing on loopback until Ctrl-C; STORE=redis: two HAProxies and two agents that share one count
 	@scripts/demo.sh
 
-test: ## every test; installs what they need (HAProxy, Redis, FastAPI, an OIDC provider, an LDAP server)
+test: ## every test; installs what they need (HAProxy, Redis, libfaketime, FastAPI, an OIDC provider, an LDAP server)
 	scripts/install.sh test
 	$(CARGO) test --locked --lib --bins --test tollgate
 

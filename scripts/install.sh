@@ -4,8 +4,8 @@
 #   scripts/install.sh demo         HAProxy, curl, FastAPI and uvicorn (in .venv)
 #   scripts/install.sh demo-redis   that, and Redis
 #   scripts/install.sh test         that, the OIDC provider of the tests (npm, in tests/support/idp), another JOSE library
-#                                   (in .venv), an LDAP server, and the HAProxy lines that the protocol is tested against
-#                                   (in .haproxy)
+#                                   (in .venv), an LDAP server, libfaketime, and the HAProxy lines that the protocol
+#                                   is tested against (in .haproxy)
 #
 # From Debian's packages, PyPI and npm, through the mirrors this system is set up with. No service is started, and none
 # that runs is touched.
@@ -46,6 +46,7 @@ main() {
     has slapd || packages+=(slapd)
     has ldapsearch || packages+=(ldap-utils)
     has openssl || packages+=(openssl)
+    has faketime || packages+=(faketime)
   fi
 
   if [ ${#packages[@]} -gt 0 ]; then
@@ -58,6 +59,8 @@ main() {
     install_jose
     install_idp
     tests/support/haproxies.sh
+    # Without it its one test fails and says so; all others run.
+    tests/support/valkey.sh || say "Valkey could not be fetched"
   fi
 }
 

@@ -227,7 +227,7 @@ fn blocks_are_found() {
 #[test]
 fn the_tests_that_the_documents_name_exist() {
     let mut named = BTreeSet::new();
-    for (file, tests_min) in [("docs/spop.md", 20), ("docs/identity.md", 20)] {
+    for (file, tests_min) in [("docs/spop.md", 20), ("docs/identity.md", 20), ("docs/operations.md", 27)] {
         let before = named.len();
         for row in fs::read_to_string(root().join(file)).unwrap().lines().filter(|line| line.starts_with('|')) {
             named.extend(tests_in(row));
@@ -250,12 +250,16 @@ fn tests_in(row: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn every_failure_of_a_provider_names_its_test() {
-    let text = fs::read_to_string(root().join("docs/identity.md")).unwrap();
-    let table = text.split("## When the provider fails").nth(1).expect("the section is there");
-    let rows: Vec<_> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
-    assert!(rows.len() > 20, "{} rows", rows.len());
-    for row in rows {
-        assert!(tests_in(row).next().is_some(), "{row}");
+fn every_failure_of_a_provider_and_of_redis_names_its_test() {
+    for (file, section, rows_min) in
+        [("docs/identity.md", "## When the provider fails", 20), ("docs/operations.md", "## When Redis fails", 15)]
+    {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let table = text.split(section).nth(1).expect("the section is there");
+        let rows: Vec<_> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+        assert!(rows.len() > rows_min, "{} rows of {section}", rows.len());
+        for row in rows {
+            assert!(tests_in(row).next().is_some(), "{row}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! | `harness` | spop-harness, against the agent and against agents that are broken on purpose; `proto-fixtures/` |
 //! | `ldap` | names, passwords and groups against a real slapd, and against servers that are broken on purpose |
 //! | `protocol` | SPOP as HAProxy 2.6, 2.8, 3.0, 3.2 and 3.4 speak it, with agents good and bad |
+//! | `redis_faults` | limits while Redis or the way to it fails, each failure made for real; what callers see |
 //! | `audit` | the audit trail of a running agent: crashes, a full disk, reloads, and the commands that read one |
 //! | `command_line` | the programs: exit codes, `check`, `explain`, `test`, completions |
 //! | `doctor` | what it finds in HAProxy configs: an example with and without each thing, others' configs, the shipped ones |
@@ -17,6 +18,7 @@
 //! | `haproxy_files` | `tollgate haproxy`: the shipped files are its output, and every HAProxy line takes it, whatever the policy |
 //! | `operating` | the agent's process: descriptors, a blocked log, the admin side under attack, allow-lists |
 //! | `reloading` | another config while the agent serves: a thousand under load, broken ones, files that change by themselves |
+//! | `redis` | every arrangement of Redis (Sentinel, Cluster, Valkey, TLS, users), and what callers see while it changes |
 //! | `replay` | past requests, by three logs, against another policy |
 //! | `documents` | README and `haproxy/`: every config in them loads, every table is complete |
 //!
@@ -38,6 +40,8 @@ mod harness;
 mod ldap;
 mod operating;
 mod protocol;
+mod redis;
+mod redis_faults;
 mod reloading;
 mod replay;
 mod spop_limits;

@@ -12,7 +12,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("trace", &[]),
     ("spop", &[]),
     ("supervise", &[]),
-    ("link", &["clock", "secret"]),
+    ("link", &["clock", "secret", "supervise"]),
     ("limit", &["clock", "link", "secret", "trace"]),
     ("identity", &["clock", "link", "request", "secret", "trace"]),
     ("extract", &["request", "spop"]),
@@ -30,7 +30,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // `decision` and `respond` are the words that `pipeline` speaks in.
     ("haproxy", &["policy", "server"]),
     ("server", &["audit", "clock", "decision", "pipeline", "respond", "secret", "spop", "supervise", "telemetry"]),
-    ("config", &["audit", "decision", "haproxy", "identity", "limit", "policy", "secret", "server"]),
+    ("config", &["audit", "decision", "haproxy", "identity", "limit", "link", "policy", "secret", "server"]),
     ("dev_idp", &["clock"]),
     ("doctor", &[]),
 ];
@@ -43,7 +43,11 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("nom::", &["spop/"], "nom is spop's own affair"),
     ("reqwest", &["identity/outbound.rs"], "outbound HTTP has one place"),
     (" redis::", &["link/", "limit/redis.rs", "limit/settle.rs"], "Redis has one place"),
-    ("tokio_rustls", &["identity/ldap/", "identity/tests/"], "outbound TLS that is not HTTP is LDAP's alone"),
+    (
+        "tokio_rustls",
+        &["identity/ldap/", "identity/tests/", "link/dial.rs"],
+        "outbound TLS that is not HTTP is LDAP's and Redis's",
+    ),
     ("WWW-Authenticate", &["respond.rs"], "HTTP's words for a refusal have one place"),
     ("prometheus_client", &["telemetry.rs"], "metric names have one place"),
     ("thread_rng", &[], "randomness comes from the operating system through aws-lc-rs"),

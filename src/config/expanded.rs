@@ -1,6 +1,7 @@
 //! The config written out: presets and defaults filled in, in a form that loads again and means the same.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ use crate::identity::settings::{
     AtStart, ClaimPath, ClientAuth, GroupForm, GroupSeparator, IntrospectionSettings, TokenUse, Userinfo,
 };
 use crate::limit::Quota;
+use crate::link::{Login, TlsFiles};
 use crate::policy::charge::{Cost, Counts, LimitUse, Tier};
 use crate::policy::requirement::{Requirement, Strength, Wanted};
 use crate::policy::rule::{Allow, GroupsUnknown, Rule, Unavailable};
@@ -215,15 +217,25 @@ impl Config {
         *out += "\ncounters:\n";
         if let (Some(redis), Some(written)) = (&self.counters.redis, &self.written.redis) {
             let url = match &written.url {
-                WrittenUrl::Plain(url) => url.clone(),
-                WrittenUrl::Secret(place) => secrets::show(place),
+                WrittenUrl::Plain(urls) if urls.len() > 1 => list(urls.iter().cloned()),
+                WrittenUrl::Plain(urls) => text(&urls.concat()),
+                WrittenUrl::Secret(place) => text(&secrets::show(place)),
             };
-            put(out, format_args!("  redis: {}\n", text(&url)));
-            if let Some(username) = &written.username {
-                put(out, format_args!("  username: {}\n", text(username)));
+            put(out, format_args!("  redis: {url}\n"));
+            login(&redis.login, "  ", out);
+            if redis.sentinel_login != Login::default() {
+                *out += "  sentinel:\n";
+                login(&redis.sentinel_login, "    ", out);
             }
-            if let Some(place) = &written.password {
-                put(out, format_args!("  password: {}\n", text(&secrets::show(place))));
+            if redis.tls != TlsFiles::default() {
+                let file = |path: &Path| text(&secrets::absolute(path).display().to_string());
+                *out += "  tls:\n";
+                if let Some(ca) = &redis.tls.ca {
+                    put(out, format_args!("    ca: {}\n", file(ca)));
+                }
+                if let Some((cert, key)) = &redis.tls.own {
+                    put(out, format_args!("    cert: {}\n    key: {}\n", file(cert), file(key)));
+                }
             }
             put(out, format_args!("  timeout: {}\n", show_duration(redis.timeout)));
         }
@@ -451,6 +463,15 @@ impl Config {
             }
             put(out, format_args!("    expect: {}\n", test.expect));
         }
+    }
+}
+
+fn login(login: &Login, indent: &str, out: &mut String) {
+    if let Some(username) = &login.username {
+        put(out, format_args!("{indent}username: {}\n", text(username)));
+    }
+    if let Some(place) = &login.password_from {
+        put(out, format_args!("{indent}password: {}\n", text(&secrets::show(place))));
     }
 }
 

@@ -88,7 +88,7 @@ fn no_secret_is_in_what_check_prints() {
     );
     let config = load(&folder("good").join("secrets.yaml")).unwrap();
     let redis = config.counters.redis.as_ref().unwrap();
-    assert!(redis.url.expose().contains("hunter2"), "the password is used");
+    assert!(redis.login.password.as_ref().unwrap().expose().contains("hunter2"), "the password is used");
     let printed = format!("{}\n{:?}\n{:?}\n{config:?}", config.expanded(), config.facts(), config.warnings);
     assert!(!printed.contains("hunter2"), "{printed}");
 }

@@ -3,29 +3,25 @@
 //! On connections of its own: a page of a large hash would keep the answers waiting that a request waits for. What comes
 //! of it says nothing to the breaker either, since nobody's request depends on how long it takes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSubStream};
-use redis::io::tcp::TcpSettings;
-use redis::{Client, Cmd, FromRedisValue, IntoConnectionInfo as _, RedisError};
+use redis::aio::PubSubStream;
+use redis::{Cmd, FromRedisValue};
 
-use super::{RedisSettings, StoreError, told};
+use super::reach::Reach;
+use super::{RedisSettings, StoreError};
 
 /// One hash and its channel.
 pub struct Feed {
-    client: Client,
-    /// Replaced after every failure: the library's connection keeps a refusal at its beginning for good.
-    manager: ArcSwap<ConnectionManager>,
+    reach: Reach,
     key: &'static str,
     channel: &'static str,
 }
 
 impl std::fmt::Debug for Feed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The client knows the password.
+        // Whoever connects knows the password.
         f.debug_struct("Feed").field("key", &self.key).finish_non_exhaustive()
     }
 }
@@ -43,16 +39,8 @@ impl Pushes {
 impl Feed {
     /// Does not connect yet. Must be called inside a Tokio runtime.
     pub fn new(settings: &RedisSettings, key: &'static str, channel: &'static str) -> Result<Feed, StoreError> {
-        // The library's error may hold the URL, and that a password.
-        let wrong = |error: RedisError| StoreError::Address {
-            address: settings.address.clone(),
-            reason: error.category().to_owned(),
-        };
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = settings.url.expose().into_connection_info().map_err(wrong)?.set_tcp_settings(tcp);
-        let client = Client::open(info).map_err(wrong)?;
-        let manager = connect(&client).map_err(wrong)?;
-        Ok(Feed { client, manager: ArcSwap::from_pointee(manager), key, channel })
+        let reach = Reach::new(&RedisSettings { timeout: TIMEOUT, ..settings.clone() })?;
+        Ok(Feed { reach, key, channel })
     }
 
     /// One field of the hash.
@@ -86,47 +74,25 @@ impl Feed {
 
     /// How many connections listen to the channel.
     pub async fn listening(&self) -> Result<u64, StoreError> {
-        let (_, count): (String, u64) = self.ask(redis::cmd("PUBSUB").arg("NUMSUB").arg(self.channel)).await?;
-        Ok(count)
+        let command = redis::cmd("PUBSUB").arg("NUMSUB").arg(self.channel).to_owned();
+        let count = |value| redis::from_redis_value::<(String, u64)>(value).map_or(0, |(_, count)| count);
+        self.reach.sum(TIMEOUT, &command, count).await
     }
 
     /// Listens to the channel, on another connection.
     pub async fn listen(&self) -> Result<Pushes, StoreError> {
-        within(async {
-            let (mut sink, stream) = self.client.get_async_pubsub().await?.split();
-            sink.subscribe(self.channel).await?;
-            Ok(Pushes(stream))
-        })
-        .await
+        let (_, stream) = self.reach.listen(self.channel, self.key.as_bytes(), TIMEOUT).await?.split();
+        Ok(Pushes(stream))
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        let mut manager = ConnectionManager::clone(&self.manager.load());
-        let answered = within(command.query_async::<T>(&mut manager)).await;
-        if answered.is_err()
-            && let Ok(fresh) = connect(&self.client)
-        {
-            self.manager.store(Arc::new(fresh));
+        let call = |mut connection| async move { command.query_async::<T>(&mut connection).await };
+        let (answered, asked) = self.reach.ask(TIMEOUT, Some(self.key.as_bytes()), call).await;
+        if let Err(error) = &answered {
+            self.reach.heed(error, &asked);
         }
         answered
     }
-}
-
-async fn within<T>(answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(TIMEOUT, answer).await {
-        Ok(answered) => answered.map_err(|error| told(&error)),
-        Err(_) => Err(StoreError::Timeout { timeout_ms: u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX) }),
-    }
-}
-
-fn connect(client: &Client) -> Result<ConnectionManager, RedisError> {
-    client.get_connection_manager_lazy(
-        ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT))
-            .set_number_of_retries(1)
-            .set_max_delay(Duration::from_millis(100)),
-    )
 }
 
 /// Ten times what connecting may take where a request waits: nobody's does, and the terminal may be far away.

@@ -5,33 +5,30 @@
 //! timeout and the rest nothing. Whoever asks says what to do then; here is no opinion on it.
 
 mod breaker;
+mod cluster;
+mod dial;
 mod feed;
+mod pace;
+mod reach;
+mod sentinel;
+mod server;
+mod settings;
+mod slot;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::TcpSettings;
-use redis::{Client, ErrorKind, IntoConnectionInfo, RedisError};
+use redis::{ErrorKind, RedisError};
 
 use crate::clock::Now;
-use crate::secret::Secret;
-use breaker::{Breaker, Change};
+pub use dial::TlsError;
 pub use feed::{Feed, Pushes};
-
-/// How to reach Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisSettings {
-    /// `redis://`, `rediss://` or `redis+unix://` URL. It may hold a password, hence a secret.
-    pub url: Secret,
-    /// The URL without user and password, for logs and `/readyz`.
-    pub address: String,
-    /// How long one question may wait for its answer.
-    pub timeout: Duration,
-}
+pub(crate) use reach::Connection;
+use reach::Reach;
+pub use settings::{Login, Place, RedisSettings, TlsFiles};
 
 /// Why the store has no answer. None of these holds a credential.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +67,38 @@ pub enum StoreError {
     Garbage,
 }
 
+impl StoreError {
+    fn timeout(timeout: Duration) -> StoreError {
+        StoreError::Timeout { timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// Whether the connection that it came over is of no use any more. A demoted primary keeps its connections, and would
+    /// answer READONLY until somebody drops them; a replica that loads its data anew is the same; one that wants another
+    /// password wants it on another connection. After garbage the next answer could be the last question's.
+    fn ends_connection(&self) -> bool {
+        match self {
+            StoreError::Garbage => true,
+            StoreError::Refused { reason } => {
+                const CODES: [&str; 3] = ["READONLY", "MASTERDOWN", "LOADING"];
+                let code = reason.split(' ').next().unwrap_or_default();
+                // Before Redis 7 what a script is refused stands inside an error of the script's.
+                CODES.contains(&code) || reason.contains("-READONLY ") || self.is_of_password()
+            }
+            _ => false,
+        }
+    }
+
+    fn is_of_password(&self) -> bool {
+        match self {
+            StoreError::Refused { reason } => {
+                ["NOAUTH", "WRONGPASS"].iter().any(|code| reason.starts_with(code))
+                    || reason.contains("authentication failed")
+            }
+            _ => false,
+        }
+    }
+}
+
 /// How Redis does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreStatus {
@@ -97,42 +126,26 @@ pub struct Link {
 }
 
 struct Inner {
-    client: Client,
-    /// Reconnects by itself after an error of the connection; replaced where the server at its other end is the wrong
-    /// one.
-    manager: ArcSwap<ConnectionManager>,
+    reach: Reach,
     address: String,
     timeout: Duration,
-    breaker: Breaker,
 }
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The client knows the password.
+        // Whoever connects knows the password.
         f.debug_struct("Link").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
 impl Link {
-    /// Does not connect yet. Must be called inside a tokio runtime.
+    /// Does not connect yet. Must be called inside a Tokio runtime.
     pub fn new(settings: &RedisSettings) -> Result<Link, StoreError> {
-        // The library's error may hold the URL, and that a password.
-        let wrong = |error: RedisError| StoreError::Address {
-            address: settings.address.clone(),
-            reason: error.category().to_owned(),
-        };
-        // Without it Nagle's algorithm and delayed acknowledgements add up to 40 ms.
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = settings.url.expose().into_connection_info().map_err(wrong)?.set_tcp_settings(tcp);
-        let client = Client::open(info).map_err(wrong)?;
-        let manager = connect(&client).map_err(wrong)?;
         Ok(Link {
             inner: Arc::new(Inner {
-                client,
-                manager: ArcSwap::from_pointee(manager),
+                reach: Reach::new(settings)?,
                 address: settings.address.clone(),
                 timeout: settings.timeout,
-                breaker: Breaker::default(),
             }),
         })
     }
@@ -140,7 +153,7 @@ impl Link {
     /// How long a question asked at `now` may wait, so that its answer comes within the timeout and before `deadline`;
     /// an error where Redis is known not to answer.
     pub fn patience(&self, now: Now, deadline: Instant) -> Result<Duration, StoreError> {
-        if self.inner.breaker.is_open() {
+        if self.inner.reach.is_open() {
             return Err(StoreError::Open);
         }
         Ok(self.inner.timeout.min(deadline.saturating_duration_since(now.instant())))
@@ -159,8 +172,8 @@ impl Link {
         // `SET … NX GET` says both at once, but not before Redis 7.0.
         let mut both = redis::pipe();
         both.cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(ttl_ms).cmd("GET").arg(key);
-        let call = |mut manager: ConnectionManager| async move {
-            both.query_async::<(redis::Value, Option<Vec<u8>>)>(&mut manager).await
+        let call = |mut connection: Connection| async move {
+            both.query_async::<(redis::Value, Option<Vec<u8>>)>(&mut connection).await
         };
         self.ask(timeout, call, |(set, got)| match set {
             redis::Value::Okay => Some(Claimed::Ours),
@@ -171,90 +184,40 @@ impl Link {
         .await
     }
 
+    /// The slot of a key, if this is a Cluster: what one call of a script touches is in one slot. `None` where any keys can
+    /// go together.
+    pub fn slot(&self, key: &[u8]) -> Option<u16> {
+        self.inner.reach.slot(key)
+    }
+
     /// Sends what `call` sends, and reads the reply with `read`, `None` being no answer. What comes of it counts for the
-    /// breaker.
+    /// breaker; in a Cluster for that of the server which was asked, and a server that is not asked at present costs
+    /// nothing but an error.
+    ///
+    /// In a Cluster all that `call` sends is about keys of one slot; what has no key goes to the same server.
     pub(crate) async fn ask<T, R, F>(
         &self,
         timeout: Duration,
-        call: impl FnOnce(ConnectionManager) -> F,
+        call: impl FnOnce(Connection) -> F,
         read: impl FnOnce(T) -> Option<R>,
     ) -> Result<R, StoreError>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let manager = ConnectionManager::clone(&self.inner.manager.load());
-        let answered = tokio::time::timeout(timeout, call(manager)).await;
-        let answer = self.inner.judge(answered, timeout).and_then(|reply| read(reply).ok_or(StoreError::Garbage));
-        self.inner.learn(answer.as_ref().err());
+        let (answered, asked) = self.inner.reach.ask(timeout, None, call).await;
+        let answer = answered.and_then(|reply| read(reply).ok_or(StoreError::Garbage));
+        self.inner.reach.learn(answer.as_ref().err(), &asked);
         answer
     }
 
-    /// Asks whether Redis answers, and in time; ends an outage if so.
+    /// Asks whether Redis answers, and in time; ends an outage if so. May take a second where it is not connected to.
     pub async fn probe(&self) {
-        let link = &*self.inner;
-        // Connecting may take longer than a request may wait; only then is it asked whether it is fast enough.
-        let connected = link.send(redis::cmd("PING"), CONNECT_TIMEOUT * 5).await;
-        if connected.is_err()
-            && let Ok(fresh) = connect(&link.client)
-        {
-            // The library's connection keeps a refusal at its beginning (a wrong password, LOADING) for good, and a peer
-            // that is gone without a word until the system notices. The next probe begins with a new one; once a second
-            // is no storm.
-            link.manager.store(Arc::new(fresh));
-        }
-        // A write, so that a replica and a full Redis are seen for what they are.
-        let mut write = redis::cmd("SET");
-        write.arg("tg:probe").arg(1).arg("PX").arg(60_000);
-        let answered = match connected {
-            Ok(()) => link.send(write, link.timeout).await,
-            Err(error) => Err(error),
-        };
-        link.learn(answered.as_ref().err());
+        self.inner.reach.probe().await;
     }
 
     /// How it does.
     pub fn status(&self) -> StoreStatus {
-        self.inner.breaker.status()
-    }
-}
-
-impl Inner {
-    async fn send(&self, command: redis::Cmd, timeout: Duration) -> Result<(), StoreError> {
-        let mut manager = ConnectionManager::clone(&self.manager.load());
-        self.judge(tokio::time::timeout(timeout, command.query_async::<redis::Value>(&mut manager)).await, timeout)
-            .map(drop)
-    }
-
-    fn judge<T>(
-        &self,
-        answered: Result<Result<T, RedisError>, tokio::time::error::Elapsed>,
-        timeout: Duration,
-    ) -> Result<T, StoreError> {
-        match answered {
-            Ok(Ok(reply)) => Ok(reply),
-            Err(_) => Err(StoreError::Timeout { timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) }),
-            Ok(Err(error)) => {
-                // A demoted primary keeps its connections, and would answer READONLY until somebody drops them.
-                if matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
-                    && let Ok(fresh) = connect(&self.client)
-                {
-                    self.manager.store(Arc::new(fresh));
-                }
-                Err(told(&error))
-            }
-        }
-    }
-
-    /// One log line when it stops answering, one when it answers again.
-    fn learn(&self, error: Option<&StoreError>) {
-        let address = &self.address;
-        match (self.breaker.learn(error), error) {
-            (Change::Opened, Some(error)) => {
-                tracing::warn!(%address, %error, "Redis does not answer; each part that needs it does what its `on_failure` says");
-            }
-            (Change::Closed, _) => tracing::info!(%address, "Redis answers again"),
-            _ => {}
-        }
+        self.inner.reach.status()
     }
 }
 
@@ -269,21 +232,6 @@ fn told(error: &RedisError) -> StoreError {
         ErrorKind::UnexpectedReturnType | ErrorKind::Parse => StoreError::Garbage,
         _ => StoreError::Unreachable { reason },
     }
-}
-
-fn connect(client: &Client) -> Result<ConnectionManager, RedisError> {
-    client.get_connection_manager_lazy(
-        ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // Each call has its own, shorter, timeout; this one ends what nobody waits for any more.
-            .set_response_timeout(Some(Duration::from_secs(1)))
-            .set_number_of_retries(1)
-            .set_max_delay(Duration::from_millis(100))
-            // A call that finds the queue full waits, and its timeout runs: at 10 ms a call and 20 µs each, 500 are
-            // ever useful; four times that is room for a burst.
-            .set_pipeline_buffer_size(2048)
-            .set_concurrency_limit(2048),
-    )
 }
 
 /// What a connection attempt may take: on a network where Redis can answer in 10 ms, a hundred is a lost packet.

@@ -55,7 +55,7 @@ impl Redis {
 
     pub(crate) fn settings(&self) -> RedisSettings {
         // Long enough that a busy machine is no outage.
-        RedisSettings { url: Secret::new(self.url()), address: self.url(), timeout: Duration::from_millis(200) }
+        RedisSettings::new(Secret::new(self.url()), Duration::from_millis(200))
     }
 
     pub(crate) fn ask(&self, command: &[&str]) -> String {

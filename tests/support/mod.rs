@@ -3,6 +3,8 @@
 pub mod dpop;
 pub mod generated;
 pub mod haproxies;
+pub mod redis_relay;
+pub mod redises;
 pub mod relay;
 pub mod scripted;
 pub mod slapd;

@@ -155,12 +155,17 @@ impl Redis {
         Redis::start_on_with(free_port(), more).await
     }
 
-    async fn start_on_with(port: u16, more: &[&str]) -> Redis {
+    pub async fn start_on_with(port: u16, more: &[&str]) -> Redis {
+        Redis::start_under(&[], port, more).await
+    }
+
+    /// The same, run by another program: `env`, say.
+    pub async fn start_under(runner: &[&str], port: u16, more: &[&str]) -> Redis {
         let folder = folder();
         let log = folder.path().join("redis.log");
         let port_text = port.to_string();
-        let command = ["redis-server", "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-        let command: Vec<_> = command.iter().chain(more).copied().collect();
+        let server = ["redis-server", "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let command: Vec<_> = runner.iter().chain(&server).chain(more).copied().collect();
         let mut program = Program::start("redis-server", &command, &[], &log);
         listening(port, &mut program).await;
         Redis { port, program, _folder: folder }
@@ -168,6 +173,29 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What it answers to a command, by redis-cli.
+    pub async fn ask(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let mut cli = tokio::process::Command::new("redis-cli");
+        let asked = cli.args(["-p", &port]).args(command).kill_on_drop(true).output().await;
+        String::from_utf8_lossy(&asked.expect("redis-cli comes with redis-server's package").stdout).trim().to_owned()
+    }
+
+    /// How often it ran a command since it started; 0 for one that it never ran.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let stats = self.ask(&["INFO", "commandstats"]).await;
+        let line = format!("cmdstat_{command}:calls=");
+        let calls = stats.lines().find_map(|found| found.strip_prefix(&line)?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
+    /// A number of its statistics, by its name in INFO.
+    pub async fn figure(&self, name: &str) -> u64 {
+        let info = self.ask(&["INFO"]).await;
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("{name} is not in INFO:\n{info}")).trim().parse().unwrap()
     }
 }
 

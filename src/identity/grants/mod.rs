@@ -192,11 +192,7 @@ mod tests {
     use super::*;
 
     fn settings() -> GrantSettings {
-        let redis = RedisSettings {
-            url: Secret::new("redis://127.0.0.1:1"),
-            address: "127.0.0.1:1".into(),
-            timeout: Duration::from_secs(1),
-        };
+        let redis = RedisSettings::new(Secret::new("redis://127.0.0.1:1"), Duration::from_secs(1));
         GrantSettings { redis, key: None, groups: vec!["ops".into()], lifetime_max: Duration::from_secs(3600) }
     }
 

@@ -550,14 +550,12 @@ impl Redis {
     }
 
     fn settings(&self) -> RevocationSettings {
-        let redis =
-            RedisSettings { url: Secret::new(self.url()), address: self.url(), timeout: Duration::from_millis(200) };
+        let redis = RedisSettings::new(Secret::new(self.url()), Duration::from_millis(200));
         RevocationSettings { redis, at_start: AtStart::Open }
     }
 
     fn nowhere() -> RevocationSettings {
-        let url = "redis+unix:///nowhere/redis.sock".to_owned();
-        let redis = RedisSettings { url: Secret::new(url.clone()), address: url, timeout: Duration::from_millis(200) };
+        let redis = RedisSettings::new(Secret::new("redis+unix:///nowhere/redis.sock"), Duration::from_millis(200));
         RevocationSettings { redis, at_start: AtStart::Open }
     }
 
