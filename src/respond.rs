@@ -3,7 +3,9 @@
 //! Order matters: HAProxy applies a malformed or cut ACK up to the bad action and reports no error. So identity comes
 //! first and the verdict last; a request without a verdict is let through by no shipped config.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -68,9 +70,16 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
     some_text("dpop_nonce", decision.dpop_nonce.as_deref().unwrap_or_default(), Weight::May);
     some_text("ratelimit", &scratch.ratelimit, Weight::Nice);
     some_text("ratelimit_policy", &scratch.ratelimit_policy, Weight::Nice);
-    if let Some(remaining) = decision.budget.states.iter().map(|state| state.remaining).min() {
-        let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
-        variables.push(Variable::new("limit_remaining", TypedData::Int64(remaining), Weight::Nice));
+    if let Some(state) = tightest(decision) {
+        let mut some_number = |name, number| {
+            variables.push(Variable::new(name, TypedData::Int64(number), Weight::Nice));
+        };
+        some_number("limit_remaining", i64::try_from(state.remaining).unwrap_or(i64::MAX));
+        // Some twenty bytes each with its name, so only where HAProxy reads them.
+        if decision.ratelimit_fields.has_legacy() {
+            some_number("limit_quota", i64::try_from(quota(state).0).unwrap_or(i64::MAX));
+            some_number("limit_reset", whole_seconds(state.reset));
+        }
     }
     if let Some(wait) = decision.retry_after {
         variables.push(Variable::new("retry_after", TypedData::Int64(whole_seconds(wait).max(1)), Weight::Always));
@@ -87,6 +96,17 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
         variable.value = TypedData::Bool(true);
     }
     Answer { actions: variables.iter().map(Variable::action).collect(), trimmed }
+}
+
+/// The limit that has least left: of several the one that was hit, or the one that takes longest to be whole.
+fn tightest(decision: &Decision) -> Option<&State> {
+    let was_hit = |state: &State| decision.limit.as_ref().is_some_and(|hit| *hit == state.limit.name);
+    decision.budget.states.iter().min_by_key(|state| (state.remaining, !was_hit(state), Reverse(state.reset)))
+}
+
+/// How much a limit allows, and in how many seconds.
+fn quota(state: &State) -> (u64, i64) {
+    (state.quota.count(), whole_seconds(Duration::from_micros(state.quota.period_us())))
 }
 
 /// The HTTP status that goes with a reason.
@@ -181,7 +201,7 @@ const EMPTY: TypedData<'static> = TypedData::Str(b"");
 const VARIABLES_MAX: usize = 28;
 
 /// Rounded up: a caller that waits this long is never early.
-fn whole_seconds(duration: std::time::Duration) -> i64 {
+fn whole_seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros().div_ceil(1_000_000)).unwrap_or(i64::MAX)
 }
 
@@ -191,8 +211,8 @@ impl Scratch {
         self.ratelimit.clear();
         self.ratelimit_policy.clear();
         challenge(decision, &mut self.challenge);
-        for state in &decision.budget.states {
-            self.limit(state);
+        if decision.ratelimit_fields.has_draft() {
+            decision.budget.states.iter().for_each(|state| self.limit(state));
         }
     }
 
@@ -205,10 +225,10 @@ impl Scratch {
             }
         }
         let name = &state.limit.name;
-        let window = whole_seconds(std::time::Duration::from_micros(state.quota.period_us()));
+        let (count, window) = quota(state);
         // Writing to a String cannot fail.
         let _ = write!(self.ratelimit, "\"{name}\";r={};t={}", state.remaining, whole_seconds(state.reset));
-        let _ = write!(self.ratelimit_policy, "\"{name}\";q={};w={window}", state.quota.count());
+        let _ = write!(self.ratelimit_policy, "\"{name}\";q={count};w={window}");
     }
 }
 

@@ -11,6 +11,7 @@ impl Config {
         let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
         let backends = Backends::of(self.policy.rules().iter().map(|rule| rule.backend.as_ref()));
         let sticky = self.policy.rules().iter().any(|rule| !rule.sticky.is_empty());
-        Ok(Site::new(&name, &self.spop.listen, self.spop.deadline, backends)?.sticking(sticky))
+        let site = Site::new(&name, &self.spop.listen, self.spop.deadline, backends)?.sticking(sticky);
+        Ok(site.telling(self.policy.ratelimit_fields))
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::Backends;
+use crate::policy::RateLimitFields;
 use crate::server::settings::Listen;
 
 /// What both files follow from.
@@ -18,6 +19,7 @@ pub struct Site {
     pub(super) backends: Backends,
     /// Whether some rule says which requests belong to one server.
     pub(super) sticky: bool,
+    pub(super) ratelimit_fields: RateLimitFields,
 }
 
 /// Where the agent listens, HAProxy cannot connect.
@@ -42,12 +44,24 @@ impl Site {
     /// `config` is the name of the config's file, `listen` and `deadline` are of its `spop:`.
     pub fn new(config: &str, listen: &[Listen], deadline: Duration, backends: Backends) -> Result<Site, SiteError> {
         let agents = listen.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Site { config: config.to_owned(), agents, deadline, backends, sticky: false })
+        Ok(Site {
+            config: config.to_owned(),
+            agents,
+            deadline,
+            backends,
+            sticky: false,
+            ratelimit_fields: RateLimitFields::default(),
+        })
     }
 
     /// The same, with some rule that says which requests belong to one server.
     pub fn sticking(self, sticky: bool) -> Site {
         Site { sticky, ..self }
+    }
+
+    /// The same, with these fields to tell callers what is left.
+    pub fn telling(self, ratelimit_fields: RateLimitFields) -> Site {
+        Site { ratelimit_fields, ..self }
     }
 }
 

@@ -142,6 +142,8 @@ pub const TOLLGATES: &[&str] = &[
     "ratelimit",
     "ratelimit_policy",
     "limit_remaining",
+    "limit_quota",
+    "limit_reset",
     "retry_after",
     "location",
     "identity_jwt",
