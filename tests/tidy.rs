@@ -25,7 +25,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     ("replay", &["clock", "decision", "identity", "policy", "request", "trace"]),
     ("explain", &["clock", "decision", "identity", "pipeline", "respond", "secret", "spop", "trace"]),
-    ("telemetry", &["decision"]),
+    ("top", &["clock", "decision"]),
+    ("telemetry", &["decision", "top"]),
     ("audit", &["clock", "decision", "identity", "secret", "supervise"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
     ("haproxy", &["policy", "server"]),
