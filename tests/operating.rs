@@ -316,8 +316,8 @@ async fn a_line_is_an_event_whatever_callers_and_tokens_say() {
     }
 }
 
-/// What `tollgate top` prints is what connections asked, behind the token and over a unix socket as well; without an agent it
-/// says so.
+/// What `tollgate top` prints is what connections asked, behind the token and over a unix socket as well; without an agent
+/// it says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn top_prints_who_asks_most_and_who_is_near_a_limit() {
     let folder = folder();
@@ -387,6 +387,18 @@ rules:
         assert!(out.contains(&expected), "{expected} is not in\n{out}");
     }
     assert!(out.lines().all(|line| line.len() <= 120) && !out.contains('\u{1b}'), "{out}");
+
+    let (socket, port) = (folder.path().join("admin.sock"), agent.admin_port);
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let relay = tokio::spawn(async move {
+        let (mut inside, _) = listener.accept().await.unwrap();
+        let mut outside = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        tokio::io::copy_bidirectional(&mut inside, &mut outside).await.unwrap();
+    });
+    let address = format!("unix:{}", socket.display());
+    let seen = json(&["--admin", &address, "--token-file", token.to_str().unwrap()]);
+    assert_eq!(seen["total"]["requests"][1], 5);
+    relay.await.unwrap();
 
     agent.program.kill();
     let (code, out, error) = top(&[&with_token[..], &["--once"]].concat());

@@ -158,8 +158,9 @@ async fn status(State(state): State<Arc<Guarded>>, headers: HeaderMap) -> Respon
     Json(body).into_response()
 }
 
-/// Who asks most and who is near a limit, as the snapshot of `top` has it: 1,280 rows at most, of some 150 bytes each and
-/// never more than 1 KiB. Asking is what makes the agent look, from then on and for a minute: the first answer is empty.
+/// Who asks most and who is near a limit, as the snapshot of `top` has it: 1,280 rows at most, of some 150 bytes each
+/// and never more than 1 KiB. Asking is what makes the agent look, from then on and for a minute: the first answer is
+/// empty.
 async fn top(State(state): State<Arc<Guarded>>, headers: HeaderMap) -> Response {
     if let Some(refused) = refuse(&state.settings, &headers) {
         return refused;

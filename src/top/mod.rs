@@ -1,8 +1,9 @@
 //! Who asks most, and who is near a limit: what `tollgate top` shows.
 //!
-//! Decisions are looked at only while somebody looks at the page: it costs a decision one load otherwise. What is held has a
-//! bound whatever callers do: each table ([`table`]) has room for so many names, and who asks little makes room for who asks
-//! more; [`near`] keeps those that have least left. Names keep their memory, so that one more decision allocates nothing.
+//! Decisions are looked at only while somebody looks at the page: it costs a decision one load otherwise. What is held has
+//! a bound whatever callers do: each table (`table`) has room for so many names, and who asks little makes room for who
+//! asks more; `near` keeps those that have least left. Names keep their memory, so that one more decision allocates
+//! nothing.
 
 mod near;
 mod table;
@@ -129,8 +130,8 @@ impl Top {
             watched.since_us
         };
         let windows = WINDOWS_S.map(|s| Window { s, covered_ms: table::covered_us(s, since_us, at_us) / 1000 });
-        // Each table is copied by itself, so that no decision waits for all of them; names are escaped and rows are sorted
-        // afterwards.
+        // Each table is copied by itself, so that no decision waits for all of them; names are escaped and rows are
+        // sorted afterwards.
         let total = self.of_watched(|watched| watched.rules.total(at_us));
         let users = self.of_watched(|watched| watched.users.copy(at_us));
         let groups = self.of_watched(|watched| watched.groups.copy(at_us));

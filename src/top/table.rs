@@ -1,9 +1,9 @@
 //! The names that were counted most lately, within a bound.
 //!
-//! Who is counted most is found by space-saving (Metwally, Agrawal, El Abbadi 2005) over weights that are halved each half
-//! minute: a new name takes the place, and the weight, of the one with the least. So whoever makes more than 1/256 of what is
-//! counted is there, however many others come and go. The counts that are shown are those since the name is there: never
-//! more than there were.
+//! Who is counted most is found by space-saving (Metwally, Agrawal, El Abbadi 2005) over weights that are halved each
+//! half minute: a new name takes the place, and the weight, of the one with the least. So whoever makes more than 1/256 of
+//! what is counted is there, however many others come and go. The counts that are shown are those since the name is there:
+//! never more than there were.
 
 use std::collections::HashMap;
 

@@ -127,8 +127,8 @@ Examples:
   tollgate top --admin tcp:10.0.0.2:9003 --token-file admin.token --once
   tollgate top --json
 
-Keys: tab and arrows or 1 to 5 for another page, s for another order, q to end. An agent looks at its decisions only while it
-is asked, so the first counts are there a moment later";
+Keys: tab and arrows or 1 to 5 for another page, s for another order, q to end. An agent looks at its decisions only while
+it is asked, so the first counts are there a moment later";
 
 pub(super) const DOCTOR: &str = "\
 Examples:
