@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::identity::{Accepted, CredentialKind, Identity, Rejection};
 use crate::limit::{Budget, Exceeded};
-use crate::policy::{Permit, Refusal, Shadows};
+use crate::policy::{Permit, RateLimitFields, Refusal, Shadows};
 
 /// The log target of the one line that each decision has.
 pub const LOG_TARGET: &str = "tollgate::decision";
@@ -30,6 +30,8 @@ pub struct Decision {
     pub location: Option<String>,
     /// What is left of each limit; empty where nothing was counted or the count is not the shared one.
     pub budget: Budget,
+    /// In which fields the caller is told of it.
+    pub ratelimit_fields: RateLimitFields,
     /// The limit that was hit.
     pub limit: Option<Arc<str>>,
     /// When it could pass again.
@@ -96,6 +98,7 @@ impl Decision {
             sticky: None,
             location: None,
             budget: Budget::default(),
+            ratelimit_fields: RateLimitFields::default(),
             limit: None,
             retry_after: None,
             accepted: Accepted::default(),
@@ -120,6 +123,7 @@ impl Decision {
         decision.sticky = permit.sticky().map(Box::from);
         decision.shadows = permit.shadows().clone();
         decision.budget = budget;
+        decision.ratelimit_fields = permit.ratelimit_fields();
         decision
     }
 
@@ -130,6 +134,7 @@ impl Decision {
         decision.shadows = permit.shadows().clone();
         decision.retry_after = Some(exceeded.retry_after);
         decision.budget = Budget { states: exceeded.states, ..Budget::default() };
+        decision.ratelimit_fields = permit.ratelimit_fields();
         decision
     }
 

@@ -14,7 +14,7 @@
 //! | [`limit`] | permit to budget: have they any left |
 //! | [`decision`], [`respond`] | what was decided, as values; decision to actions |
 //! | [`pipeline`] | the stages in order, and what happens when one cannot answer |
-//! | [`server`], [`telemetry`] | sockets; logs and metrics |
+//! | [`server`], [`telemetry`], [`top`] | sockets; logs and metrics; who asks most, and who is near a limit |
 //! | [`haproxy`] | HAProxy's side of a policy: both of its files |
 //! | [`audit`] | a line for each decision, chained, and who reads it |
 //! | [`config`] | YAML to the settings of all the others |
@@ -56,4 +56,5 @@ pub mod server;
 pub mod spop;
 pub mod supervise;
 pub mod telemetry;
+pub mod top;
 pub mod trace;

@@ -3,7 +3,9 @@
 //! Order matters: HAProxy applies a malformed or cut ACK up to the bad action and reports no error. So identity comes
 //! first and the verdict last; a request without a verdict is let through by no shipped config.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -72,9 +74,16 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
         // Without it a place is held until its lease is over, and a cost stays what was reserved for it.
         variables.push(Variable::new("receipt", TypedData::Bin(receipt), Weight::Who));
     }
-    if let Some(remaining) = decision.budget.states.iter().map(|state| state.remaining).min() {
-        let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
-        variables.push(Variable::new("limit_remaining", TypedData::Int64(remaining), Weight::Nice));
+    if let Some(state) = tightest(decision) {
+        let mut some_number = |name, number| {
+            variables.push(Variable::new(name, TypedData::Int64(number), Weight::Nice));
+        };
+        some_number("limit_remaining", i64::try_from(state.remaining).unwrap_or(i64::MAX));
+        // Some twenty bytes each with its name, so only where HAProxy reads them.
+        if decision.ratelimit_fields.has_legacy() {
+            some_number("limit_quota", i64::try_from(quota(state).0).unwrap_or(i64::MAX));
+            some_number("limit_reset", whole_seconds(state.reset));
+        }
     }
     if let Some(wait) = decision.retry_after {
         variables.push(Variable::new("retry_after", TypedData::Int64(whole_seconds(wait).max(1)), Weight::Always));
@@ -95,6 +104,17 @@ pub fn respond<'a>(decision: &'a Decision, action_bytes_max: usize, scratch: &'a
 
 /// The answer to what is no question. It says nothing, and an ACK that holds nothing at all hangs the request on early 3.1.
 pub const NOTED: Action<'static> = Action::UnsetVar { scope: Scope::Transaction, name: "_" };
+
+/// The limit that has least left: of several the one that was hit, or the one that takes longest to be whole.
+fn tightest(decision: &Decision) -> Option<&State> {
+    let was_hit = |state: &State| decision.limit.as_ref().is_some_and(|hit| *hit == state.limit.name);
+    decision.budget.states.iter().min_by_key(|state| (state.remaining, !was_hit(state), Reverse(state.reset)))
+}
+
+/// How much a limit allows, and in how many seconds; what is counted at once has no window.
+fn quota(state: &State) -> (u64, Option<i64>) {
+    (state.quota.count(), state.quota.period_us().map(|period_us| whole_seconds(Duration::from_micros(period_us))))
+}
 
 /// The HTTP status that goes with a reason.
 pub fn status(reason: &Reason) -> i64 {
@@ -188,7 +208,7 @@ const EMPTY: TypedData<'static> = TypedData::Str(b"");
 const VARIABLES_MAX: usize = 28;
 
 /// Rounded up: a caller that waits this long is never early.
-fn whole_seconds(duration: std::time::Duration) -> i64 {
+fn whole_seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros().div_ceil(1_000_000)).unwrap_or(i64::MAX)
 }
 
@@ -198,8 +218,8 @@ impl Scratch {
         self.ratelimit.clear();
         self.ratelimit_policy.clear();
         challenge(decision, &mut self.challenge);
-        for state in &decision.budget.states {
-            self.limit(state);
+        if decision.ratelimit_fields.has_draft() {
+            decision.budget.states.iter().for_each(|state| self.limit(state));
         }
     }
 
@@ -212,12 +232,12 @@ impl Scratch {
             }
         }
         let name = &state.limit.name;
+        let (count, window) = quota(state);
         // Writing to a String cannot fail.
         let _ = write!(self.ratelimit, "\"{name}\";r={}", state.remaining);
-        let _ = write!(self.ratelimit_policy, "\"{name}\";q={}", state.quota.count());
-        // What is counted at once has no window, and is whole again when others are done (both are optional there).
-        if let Some(period_us) = state.quota.period_us() {
-            let window = whole_seconds(std::time::Duration::from_micros(period_us));
+        let _ = write!(self.ratelimit_policy, "\"{name}\";q={count}");
+        // It is whole again when others are done, and both are optional there.
+        if let Some(window) = window {
             let _ = write!(self.ratelimit, ";t={}", whole_seconds(state.reset));
             let _ = write!(self.ratelimit_policy, ";w={window}");
         }

@@ -19,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::decision::{Decision, LOG_TARGET, Reason, Summary};
+use crate::top::Top;
 
 /// Log lines for people or for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,7 @@ struct Metrics {
     buffered: Gauge,
     reload_ok: Gauge,
     reloads: Counter,
+    top: Top,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -164,6 +166,7 @@ impl Default for Telemetry {
                 ok
             },
             reloads: Counter::default(),
+            top: Top::default(),
         }))
     }
 }
@@ -219,6 +222,11 @@ impl Telemetry {
             latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
             "decision"
         );
+    }
+
+    /// Who asks most.
+    pub fn top(&self) -> &Top {
+        &self.0.top
     }
 
     /// Variables had no room in an ACK.

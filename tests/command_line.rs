@@ -243,7 +243,7 @@ fn revoking_says_what_it_cannot_do() {
 #[test]
 fn completions_know_every_subcommand() {
     let output = tollgate(&["completions", "bash"]);
-    for name in ["run", "check", "explain", "test", "revoke", "dev-idp", "completions"] {
+    for name in ["run", "check", "explain", "test", "revoke", "top", "dev-idp", "completions"] {
         assert!(stdout(&output).contains(name), "{name}");
     }
 }

@@ -665,6 +665,37 @@ rules:
 "#;
 
 #[test]
+fn what_is_left_is_told_in_the_fields_that_the_config_chooses() {
+    let both = ["limit_quota", "limit_remaining", "limit_reset", "ratelimit", "ratelimit_policy"];
+    for (chosen, expected) in [
+        ("", &["limit_remaining", "ratelimit", "ratelimit_policy"][..]),
+        ("draft", &["limit_remaining", "ratelimit", "ratelimit_policy"]),
+        ("legacy", &["limit_quota", "limit_remaining", "limit_reset"]),
+        ("both", &both),
+        ("none", &["limit_remaining"]),
+    ] {
+        let setting = if chosen.is_empty() { String::new() } else { format!("ratelimit_headers: {chosen}\n") };
+        let bench = Bench::new(&format!("{setting}{POLICY}"));
+        let token = bench.token(json!({}));
+        let answer = bench.request("GET a.example/limited", Some(&token));
+        let told: Vec<_> = both.into_iter().filter(|name| answer.contains_key(*name)).collect();
+        assert_eq!(told, expected, "{chosen}");
+        // Two an hour of one's own, four of everybody's: the first has least left.
+        let numbers = ["limit_quota", "limit_remaining", "limit_reset"].map(|name| answer.get(name).map(|n| &**n));
+        let legacy = chosen == "legacy" || chosen == "both";
+        assert_eq!(numbers, [legacy.then_some("2"), Some("1"), legacy.then_some("1800")], "{chosen}");
+        // Once nothing is left of it, it is the one that was hit.
+        bench.request("GET a.example/limited", Some(&token));
+        let answer = bench.request("GET a.example/limited", Some(&token));
+        assert_eq!((&*answer["verdict"], &*answer["limit"], &*answer["limit_remaining"]), ("throttle", "own", "0"));
+        assert_eq!(answer.get("limit_reset").map(|n| &**n), legacy.then_some("3600"), "{chosen}");
+        // Where nothing is counted nothing is told.
+        let answer = bench.request("GET a.example/open", None);
+        assert!(both.iter().all(|name| !answer.contains_key(*name)), "{answer:?}");
+    }
+}
+
+#[test]
 fn a_token_that_is_known_is_decided_and_answered_without_an_allocation() {
     let bench = Bench::new(
         r#"

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use tollgate::config;
 use tollgate::haproxy::{Line, render};
 
-use crate::support::generated::{Generated, generate_at};
+use crate::support::generated::{Generated, generate, generate_at};
 use crate::support::{folder, root};
 use crate::{doctor, each_line};
 
@@ -172,6 +172,9 @@ fn policies() -> Vec<(String, String, PathBuf)> {
         ),
         ("small frames", format!("spop: {{ max_frame_size: 256 }}\n{all}")),
         ("ambiguous paths", format!("ambiguous_paths: allow\n{all}")),
+        ("the older fields for limits", format!("ratelimit_headers: legacy\n{all}")),
+        ("all fields for limits", format!("ratelimit_headers: both\n{all}")),
+        ("no fields for limits", format!("ratelimit_headers: none\n{all}")),
     ];
     policies.extend(written.map(|(name, settings)| (name.to_owned(), settings, beside.clone())));
     policies.push((
@@ -274,4 +277,19 @@ fn what_haproxy_cannot_be_told_is_a_mistake_in_the_config() {
         assert!(said.contains("c.yaml: spop.listen") && said.contains(expected), "{said}");
     }
     assert_eq!(tollgate(&["--config", SHIPPED, "--for", "3.1"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_fields_that_tell_of_limits_are_those_of_the_policy() {
+    for (chosen, draft, legacy) in
+        [("draft", true, false), ("legacy", false, true), ("both", true, true), ("none", false, false)]
+    {
+        let settings = format!("ratelimit_headers: {chosen}\nrules: [{{ name: r, allow: anyone }}]\n");
+        let files = generate(&settings, "3.2");
+        let cfg = std::fs::read_to_string(&files.cfg).unwrap();
+        let sets = |field: &str| cfg.lines().any(|line| line.contains(&format!("set-header {field} ")));
+        assert_eq!(["RateLimit", "RateLimit-Policy"].map(sets), [draft; 2], "{chosen}");
+        let older = ["X-RateLimit-Limit    ", "X-RateLimit-Remaining", "X-RateLimit-Reset    "];
+        assert_eq!(older.map(sets), [legacy; 3], "{chosen}");
+    }
 }

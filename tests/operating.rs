@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tollgate::spop::frame::FrameType;
@@ -313,4 +314,94 @@ async fn a_line_is_an_event_whatever_callers_and_tokens_say() {
         assert_eq!(records.iter().filter(|record| record["event"].is_string()).count(), 2, "start and stop");
         assert!(crate::audit::verified(&trail).0);
     }
+}
+
+/// What `tollgate top` prints is what connections asked, behind the token and over a unix socket as well; without an agent
+/// it says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_prints_who_asks_most_and_who_is_near_a_limit() {
+    let folder = folder();
+    let token = folder.path().join("admin.token");
+    std::fs::write(&token, "open-sesame\n").unwrap();
+    let text = |listen: &str| {
+        format!(
+            "
+admin: {{ listen: \"{listen}\", token: \"file:{}\" }}
+limits: {{ few: {{ key: [src], rate: 3/1h }} }}
+rules:
+  - {{ name: public, path: /public/**, allow: anyone, limits: [few] }}
+",
+            token.display()
+        )
+    };
+    let mut agent = Agent::start(&text("tcp:127.0.0.1:9003")).await;
+    let listen = format!("tcp:127.0.0.1:{}", agent.admin_port);
+    let top = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tollgate")).arg("top").args(arguments).output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), out, error)
+    };
+    let with_token = ["--admin", &listen, "--token-file", token.to_str().unwrap()];
+    let json = |arguments: &[&str]| {
+        let (code, out, error) = top(&[arguments, &["--json"]].concat());
+        assert_eq!((code, &*error), (Some(0), ""), "{out}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()
+    };
+    assert_eq!(agent.admin("/top").await.0, 401);
+    let (code, out, error) = top(&["--admin", &listen, "--once"]);
+    assert_eq!((code, &*out), (Some(1), ""));
+    assert!(error.contains("--token-file"), "{error}");
+
+    // The first look begins it.
+    assert_eq!(json(&with_token)["total"]["requests"][1], 0);
+    let mut peer = Peer::greeted(TcpStream::connect(&agent.spop).await.unwrap()).await;
+    for (path, verdict) in [
+        ("/public/x", "allow"),
+        ("/public/x", "allow"),
+        ("/public/x", "allow"),
+        ("/public/x", "throttle"),
+        ("/else", "deny"),
+    ] {
+        assert_eq!(peer.ask(path).await, verdict);
+    }
+    // By the config, which says where it is and has the token.
+    let config = folder.path().join("tollgate.yaml");
+    std::fs::write(&config, text(&listen)).unwrap();
+    let seen = json(&["--config", config.to_str().unwrap()]);
+    for (name, expected) in [("requests", 5), ("refused", 1), ("throttled", 1), ("failed", 0)] {
+        assert_eq!(seen["total"][name][1], expected, "{name}: {seen}");
+    }
+    let rules: Vec<_> = seen["rules"]["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(rules, ["public", "(none)"], "{seen}");
+    let row = &seen["limits"]["rows"][0];
+    assert_eq!([&row["name"], &row["requests"][1], &row["throttled"][1]], [&json!("few"), &json!(4), &json!(1)]);
+    let near = &seen["near"][0];
+    assert_eq!([&near["limit"], &near["remaining"], &near["of"]], [&json!("few"), &json!(0), &json!(3)], "{near}");
+    let who = near["who"].as_str().unwrap();
+    assert_eq!(seen["users"]["rows"][0]["name"], who);
+    assert!(who.starts_with("anonymous "), "{who}");
+
+    let (code, out, error) = top(&[&with_token[..], &["--once"]].concat());
+    assert_eq!((code, &*error), (Some(0), ""));
+    for expected in [format!("! {who}"), "RULE".to_owned(), "! few".to_owned(), "LEFT".to_owned()] {
+        assert!(out.contains(&expected), "{expected} is not in\n{out}");
+    }
+    assert!(out.lines().all(|line| line.len() <= 120) && !out.contains('\u{1b}'), "{out}");
+
+    let (socket, port) = (folder.path().join("admin.sock"), agent.admin_port);
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let relay = tokio::spawn(async move {
+        let (mut inside, _) = listener.accept().await.unwrap();
+        let mut outside = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        tokio::io::copy_bidirectional(&mut inside, &mut outside).await.unwrap();
+    });
+    let address = format!("unix:{}", socket.display());
+    let seen = json(&["--admin", &address, "--token-file", token.to_str().unwrap()]);
+    assert_eq!(seen["total"]["requests"][1], 5);
+    relay.await.unwrap();
+
+    agent.program.kill();
+    let (code, out, error) = top(&[&with_token[..], &["--once"]].concat());
+    assert_eq!((code, &*out), (Some(1), ""));
+    assert!(error.contains(&listen) && error.contains("cannot connect"), "{error}");
 }

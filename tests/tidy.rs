@@ -25,7 +25,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     ("replay", &["clock", "decision", "identity", "policy", "request", "trace"]),
     ("explain", &["clock", "decision", "identity", "pipeline", "respond", "secret", "spop", "trace"]),
-    ("telemetry", &["decision"]),
+    ("top", &["clock", "decision"]),
+    ("telemetry", &["decision", "top"]),
     ("audit", &["clock", "decision", "identity", "secret", "supervise"]),
     // `decision` and `respond` are the words that `pipeline` speaks in.
     ("haproxy", &["policy", "server"]),
@@ -42,7 +43,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("UNIX_EPOCH", &["clock.rs"], "a request is decided on one `Now`"),
     ("nom::", &["spop/"], "nom is spop's own affair"),
     ("reqwest", &["identity/outbound.rs"], "outbound HTTP has one place"),
-    (" redis::", &["link/", "limit/redis.rs", "limit/settle.rs"], "Redis has one place"),
+    (" redis::", &["link/", "limit/lua.rs", "limit/redis.rs", "limit/settle.rs"], "Redis has one place"),
     (
         "tokio_rustls",
         &["identity/ldap/", "identity/tests/", "link/dial.rs"],

@@ -1,5 +1,6 @@
 //! What each subcommand does.
 
+mod admin_side;
 mod agent;
 mod api_key;
 mod audit;
@@ -12,6 +13,7 @@ mod policy_test;
 mod reload;
 mod replay;
 mod revoke;
+mod top;
 
 use std::error::Error;
 use std::fmt;
@@ -53,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::ApiKey(ApiKeyCommand::List(flags)) => api_key::list(&flags),
         Command::Audit(AuditCommand::Verify(flags)) => audit::verify(&flags),
         Command::Audit(AuditCommand::Export(flags)) => audit::export(&flags),
+        Command::Top(flags) => runtime()?.block_on(top::run(flags)),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::DevIdp(flags) => runtime()?.block_on(run_dev_idp(flags)),
         Command::Completions { shell } => {

@@ -61,6 +61,7 @@ impl Config {
         }
         let ambiguous = if self.policy.allow_ambiguous_paths { "allow" } else { "refuse" };
         put(&mut out, format_args!("\nambiguous_paths: {ambiguous}\n"));
+        put(&mut out, format_args!("ratelimit_headers: {}\n", self.policy.ratelimit_fields.name()));
         let credentials = self.policy.credentials.kinds().iter().map(|kind| kind.name());
         put(&mut out, format_args!("credentials: {}\n", list(credentials)));
         self.tests(&mut out);

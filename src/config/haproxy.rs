@@ -19,6 +19,6 @@ impl Config {
             Cost::Fixed(_) => None,
         });
         let site = Site::new(&name, &self.spop.listen, self.spop.deadline, backends)?;
-        Ok(site.sticking(sticky).charging(costs.collect()))
+        Ok(site.sticking(sticky).charging(costs.collect()).telling(self.policy.ratelimit_fields))
     }
 }

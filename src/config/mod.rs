@@ -48,15 +48,15 @@ use crate::audit::Settings as AuditSettings;
 use crate::identity::settings::TokenUse;
 use crate::identity::{self, Accepted, CredentialKind, Groups};
 use crate::limit::CounterSettings;
-use crate::policy::Policy;
 use crate::policy::charge::LimitUse;
 use crate::policy::rule::Rule;
+use crate::policy::{Policy, RateLimitFields};
 use crate::secret::SecretSource;
 use crate::server::settings::{AdminSettings, SpopSettings};
 use counters::WrittenRedis;
 use file::Node;
 use issuers::{Membership, WrittenIssuer};
-use read::{At, Report};
+use read::{At, Report, one_of};
 
 /// A config without a mistake, in the types of the modules that it is for.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ pub struct Config {
     pub groups: Arc<Groups>,
     /// `counters:`.
     pub counters: CounterSettings,
-    /// `rules:`, with the `limits:` that they use, and `ambiguous_paths:`.
+    /// `rules:`, with the `limits:` that they use, `ratelimit_headers:` and `ambiguous_paths:`.
     pub policy: Policy,
     /// `audit:`.
     pub audit: Option<AuditSettings>,
@@ -173,6 +173,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let dpop_at = top.take("dpop");
     let [ambiguous_at, credentials_at, tests_at] = ["ambiguous_paths", "credentials", "tests"].map(|key| top.take(key));
     let [api_keys_at, certificates_at] = ["api_keys", "certificates"].map(|key| top.take(key));
+    let ratelimit_at = top.take("ratelimit_headers");
     let state_dir = top.take("state_dir").and_then(|at| Some(directory.join(at.text(STATE_DIR)?)));
     let [revocations_at, sign_in_at, grants_at, audit_at] =
         ["revocations", "sign_in", "grants", "audit"].map(|key| top.take(key));
@@ -255,6 +256,7 @@ fn check(root: &At<'_>, directory: &Path) -> Option<Config> {
     let sign_in = sign_in_at.as_ref().and_then(sign_in::read);
     let mut policy = Policy::new(rules, allow_ambiguous_paths, credentials);
     policy.sign_in = sign_in;
+    policy.ratelimit_fields = ratelimit_at.map(|at| ratelimit_fields(&at)).unwrap_or_default();
     if let Some(at) = &sign_in_at {
         sign_in::warn(at, &policy);
     }
@@ -364,6 +366,19 @@ fn ambiguous_paths(at: &At<'_>) -> bool {
         None => at.refuse_kind("`refuse` or `allow`"),
     }
     false
+}
+
+fn ratelimit_fields(at: &At<'_>) -> RateLimitFields {
+    let choices = RateLimitFields::ALL;
+    let Some(text) = at.as_text() else {
+        at.refuse_kind(&one_of(&choices.map(RateLimitFields::name)));
+        return RateLimitFields::default();
+    };
+    let chosen = choices.into_iter().find(|choice| choice.name() == text);
+    if chosen.is_none() {
+        at.refuse_name(text, "a choice here", choices.map(RateLimitFields::name));
+    }
+    chosen.unwrap_or_default()
 }
 
 const STATE_DIR: &str = "the path of a folder of the agent's own, such as `/var/lib/tollgate`";

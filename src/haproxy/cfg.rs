@@ -88,6 +88,12 @@ fn base(site: &Site) -> String {
 fn front(site: &Site) -> String {
     let backends = &site.backends;
     let mut front = format!("frontend {} from {}\n{FRONT}", backends.own("public"), backends.own("base"));
+    for (is_chosen, lines) in
+        [(site.ratelimit_fields.has_draft(), RATELIMIT), (site.ratelimit_fields.has_legacy(), RATELIMIT_LEGACY)]
+    {
+        front.push_str(if is_chosen { lines } else { "" });
+    }
+    front.push_str(WAY_IN);
     if backends.chosen.is_empty() {
         front.push_str("\n    # No rule names a `backend:`, so there is one for all.\n");
     } else {
@@ -182,6 +188,10 @@ fn stats(site: &Site) -> String {
     format!("frontend {} from {}\n{STATS}", site.backends.own("stats"), site.backends.own("base"))
 }
 
+const WAY_IN: &str = "
+    # --- 4. The way in -----------------------------------------------------------------------------------------------
+";
+
 const ROUTABLE: &str = "
     # The names a rule's `backend:` may choose from. A name that is not listed goes to the default, so that no answer can
     # pick a backend that is none of the application's.
@@ -220,5 +230,7 @@ const ABOUT_AGENTS: &str = "\
 const GLOBAL: &str = include_str!("text/global.cfg");
 const BASE: &str = include_str!("text/base.cfg");
 const FRONT: &str = include_str!("text/front.cfg");
+const RATELIMIT: &str = include_str!("text/ratelimit.cfg");
+const RATELIMIT_LEGACY: &str = include_str!("text/ratelimit_legacy.cfg");
 const WORKERS: &str = include_str!("text/workers.cfg");
 const STATS: &str = include_str!("text/stats.cfg");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Backends;
+use crate::policy::RateLimitFields;
 use crate::server::settings::Listen;
 
 /// What both files follow from.
@@ -21,6 +22,7 @@ pub struct Site {
     pub(super) sticky: bool,
     /// The response's header fields that say what a request cost, each once.
     pub(super) costs: Vec<Arc<str>>,
+    pub(super) ratelimit_fields: RateLimitFields,
 }
 
 /// Where the agent listens, HAProxy cannot connect.
@@ -45,7 +47,15 @@ impl Site {
     /// `config` is the name of the config's file, `listen` and `deadline` are of its `spop:`.
     pub fn new(config: &str, listen: &[Listen], deadline: Duration, backends: Backends) -> Result<Site, SiteError> {
         let agents = listen.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Site { config: config.to_owned(), agents, deadline, backends, sticky: false, costs: Vec::new() })
+        Ok(Site {
+            config: config.to_owned(),
+            agents,
+            deadline,
+            backends,
+            sticky: false,
+            costs: Vec::new(),
+            ratelimit_fields: RateLimitFields::default(),
+        })
     }
 
     /// The same, with some rule that says which requests belong to one server.
@@ -58,6 +68,11 @@ impl Site {
         costs.sort_unstable();
         costs.dedup();
         Site { costs, ..self }
+    }
+
+    /// The same, with these fields to tell callers what is left.
+    pub fn telling(self, ratelimit_fields: RateLimitFields) -> Site {
+        Site { ratelimit_fields, ..self }
     }
 }
 

@@ -93,9 +93,9 @@ impl MemoryStore {
                 Some(begin) => (begin, ask.charge(begin, time).ok()),
                 None => (Stand::Banned(time.flow_us), None),
             };
-            trials.push(Trial { ask, begin, after });
+            trials.push(Trial { time, ask, begin, after });
         }
-        let outcome = Outcome { place: Place::Memory, time, trials };
+        let outcome = Outcome { place: Place::Memory, trials };
         if outcome.passed(charges) && commit {
             for ((charge, home), trial) in charges.iter().zip(&homes).zip(&outcome.trials) {
                 let shard = locked.iter_mut().find(|(at, _)| at == home);

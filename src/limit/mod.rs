@@ -9,6 +9,7 @@ pub mod calendar;
 mod counter;
 mod gcra;
 mod key;
+mod lua;
 mod memory;
 pub mod quota;
 mod receipt;

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use redis::{Script, ScriptInvocation};
+use redis::Cmd;
 use smallvec::SmallVec;
 
 use super::counter::{Ask, StoreTime};
+use super::lua::{self, By, Lua};
 use super::receipt::Place;
-use super::settle::{Queue, Settlement};
+use super::settle::{Change, Queue, Settlement};
 use super::store::{Budget, Charge, Charges, CountFuture, Exceeded, Outcome, Trial};
 use crate::clock::Now;
 use crate::link::{CONNECT_TIMEOUT, Link, StoreError};
@@ -63,19 +64,68 @@ impl RedisStore {
     }
 
     async fn run(&self, charges: &[Charge], now: Now, commit: bool, timeout: Duration) -> Result<Outcome, StoreError> {
+        let slots: SmallVec<[Option<u16>; 2]> =
+            charges.iter().map(|charge| self.link.slot(charge.key.as_bytes())).collect();
+        if slots.iter().all(|slot| *slot == slots[0]) {
+            return self.run_in_one(charges, now, commit, timeout).await;
+        }
+        // A script sees one shard only. Each is asked for its own at the same time; where one of them refuses, what the
+        // others charged meanwhile is given back. Until then it is charged to nobody's good, and never too little is.
+        let mut distinct = slots.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let parts: Vec<Vec<Charge>> = distinct
+            .iter()
+            .map(|slot| {
+                charges.iter().zip(&slots).filter(|(_, of)| *of == slot).map(|(charge, _)| charge.clone()).collect()
+            })
+            .collect();
+        let asked = parts.iter().map(|part| self.run_in_one(part, now, commit, timeout));
+        let outcomes = futures_util::future::join_all(asked).await;
+        let good = outcomes
+            .iter()
+            .zip(&parts)
+            .all(|(outcome, part)| outcome.as_ref().is_ok_and(|outcome| outcome.passed(part)));
+        if commit && !good {
+            let charged = outcomes.iter().zip(&parts).filter_map(|(outcome, part)| {
+                outcome.as_ref().ok().filter(|outcome| outcome.passed(part)).map(|outcome| (outcome, part))
+            });
+            let back: Vec<Settlement> =
+                charged.flat_map(|(outcome, part)| part.iter().zip(&outcome.trials)).filter_map(refund).collect();
+            self.queue.add(back);
+        }
+        let mut parts: Vec<_> = outcomes
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .map(|outcome| outcome.trials.into_iter())
+            .collect();
+        // Back into the order of the charges.
+        let trials =
+            slots.iter().filter_map(|slot| parts.get_mut(distinct.binary_search(slot).ok()?)?.next()).collect();
+        Ok(Outcome { place: Place::Redis, trials })
+    }
+
+    /// Of charges that one script may see.
+    async fn run_in_one(
+        &self,
+        charges: &[Charge],
+        now: Now,
+        commit: bool,
+        timeout: Duration,
+    ) -> Result<Outcome, StoreError> {
         let around_us = now.unix_us().saturating_add_signed(self.ahead_us.load(Ordering::Relaxed));
         match self.ask(charges, around_us, commit, timeout).await? {
             Ok(outcome) => {
-                self.learn(outcome.time.wall_us, now);
+                if let Some(trial) = outcome.trials.first() {
+                    self.learn(trial.time.wall_us, now);
+                }
                 Ok(outcome)
             }
             // Our clock is off by more than a window, and Redis has said what time it is. Nothing was charged.
             Err(redis_us) => {
                 self.learn(redis_us, now);
-                match self.ask(charges, redis_us, commit, timeout).await? {
-                    Ok(outcome) => Ok(outcome),
-                    Err(_) => Err(StoreError::Garbage),
-                }
+                self.ask(charges, redis_us, commit, timeout).await?.map_err(|_| StoreError::Garbage)
             }
         }
     }
@@ -93,11 +143,10 @@ impl RedisStore {
         timeout: Duration,
     ) -> Result<Said, StoreError> {
         let asks: SmallVec<[Ask; 2]> = charges.iter().map(|charge| Ask::new(charge, around_us)).collect();
-        let invocation = invocation(&CHARGE, charges, &asks, commit);
         self.link
             .ask(
                 timeout,
-                |mut manager| async move { invocation.invoke_async::<Vec<u64>>(&mut manager).await },
+                |connection| lua::call::<Vec<u64>>(connection, |by| command(&CHARGE, by, charges, &asks, commit)),
                 |reply| read(&reply, charges, &asks),
             )
             .await
@@ -108,37 +157,47 @@ impl RedisStore {
 /// it is, in microseconds since 1970.
 type Said = Result<Outcome, u64>;
 
-fn invocation<'a>(script: &'a Script, charges: &[Charge], asks: &[Ask], commit: bool) -> ScriptInvocation<'a> {
-    let mut invocation = script.prepare_invoke();
-    invocation.arg(u8::from(commit));
+/// What is to be given back of a charge that was made for nothing.
+fn refund((charge, trial): (&Charge, &Trial)) -> Option<Settlement> {
+    (charge.how.takes() && trial.after.is_some()).then(|| Settlement {
+        quota: charge.quota.clone(),
+        key: charge.key,
+        holder: charge.holder,
+        change: Change::Back(charge.cost),
+        charged_us: trial.time.flow_us,
+    })
+}
+
+fn command(script: &Lua, by: By, charges: &[Charge], asks: &[Ask], commit: bool) -> Cmd {
+    let mut command = script.about(by, charges.iter().map(|charge| charge.key.as_bytes()));
+    command.arg(u8::from(commit));
     for (charge, ask) in charges.iter().zip(asks) {
-        invocation.key(charge.key.as_bytes());
         let debts = matches!(ask, Ask::Rate { cell, .. } if cell.keeps_debts());
         let flags = u8::from(charge.how.takes()) + 2 * u8::from(charge.is_required()) + 4 * u8::from(debts);
-        invocation.arg(&[ask.letter(), b'0' + flags][..]);
+        command.arg(&[ask.letter(), b'0' + flags][..]);
         match ask {
             Ask::Rate { cell, ban_us } => {
                 let (step, room) = (cell.step, cell.room);
                 for number in [step.us, step.rem, room.us, room.rem, cell.count, *ban_us] {
-                    invocation.arg(number);
+                    command.arg(number);
                 }
             }
             Ask::Sliding(slide) => {
                 for number in [slide.cost, slide.count, slide.period_us] {
-                    invocation.arg(number);
+                    command.arg(number);
                 }
             }
             Ask::Calendar(page) => {
                 for number in [page.cost, page.count].into_iter().chain(page.bounds.0) {
-                    invocation.arg(number);
+                    command.arg(number);
                 }
             }
             Ask::Places(place) => {
-                invocation.arg(place.count).arg(place.lease_us).arg(place.holder.as_bytes());
+                command.arg(place.count).arg(place.lease_us).arg(place.holder.as_bytes());
             }
         }
     }
-    invocation
+    command
 }
 
 /// Reads the script's reply; `None` where it is not of the shape that was asked for.
@@ -163,12 +222,12 @@ fn read(reply: &[u64], charges: &[Charge], asks: &[Ask]) -> Option<Said> {
         if after.is_some() != (room == 1) {
             return None;
         }
-        trials.push(Trial { ask: *ask, begin, after });
+        trials.push(Trial { time, ask: *ask, begin, after });
     }
-    Some(Ok(Outcome { place: Place::Redis, time, trials }))
+    Some(Ok(Outcome { place: Place::Redis, trials }))
 }
 
-static CHARGE: LazyLock<Script> = LazyLock::new(|| Script::new(SCRIPT));
+static CHARGE: LazyLock<Lua> = LazyLock::new(|| Lua::new(SCRIPT));
 
 const SCRIPT: &str = include_str!("charge.lua");
 
@@ -181,8 +240,8 @@ pub(super) mod scripted {
     use super::*;
 
     pub(in super::super) struct Scripted {
-        charge: Script,
-        settle: Script,
+        charge: Lua,
+        settle: Lua,
     }
 
     impl Scripted {
@@ -193,7 +252,7 @@ pub(super) mod scripted {
                 assert_ne!(timeless, source);
                 let timed = timeless.replace("redis.call('TIME')", "{ARGV[#ARGV - 1], ARGV[#ARGV]}");
                 assert_ne!(timed, timeless);
-                Script::new(&timed)
+                Lua::new(&timed)
             };
             Scripted { charge: timed(SCRIPT), settle: timed(settle::SCRIPT) }
         }
@@ -207,9 +266,12 @@ pub(super) mod scripted {
             commit: bool,
         ) -> Option<Outcome> {
             let asks: Vec<Ask> = charges.iter().map(|charge| Ask::new(charge, around_us)).collect();
-            let mut invocation = invocation(&self.charge, charges, &asks, commit);
-            invocation.arg(now_us / 1_000_000).arg(now_us % 1_000_000);
-            let reply: Vec<u64> = invocation.invoke_async(connection).await.unwrap();
+            let call = |by| {
+                let mut command = command(&self.charge, by, charges, &asks, commit);
+                command.arg(now_us / 1_000_000).arg(now_us % 1_000_000);
+                command
+            };
+            let reply: Vec<u64> = lua::call(connection.clone(), call).await.unwrap();
             match read(&reply, charges, &asks).unwrap_or_else(|| panic!("{reply:?} to {asks:?}")) {
                 Ok(outcome) => Some(outcome),
                 Err(said_us) => {
@@ -225,9 +287,13 @@ pub(super) mod scripted {
             settlements: &[Settlement],
             now_us: u64,
         ) {
-            let mut invocation = settle::invocation(&self.settle, settlements, now_us);
-            invocation.arg(now_us / 1_000_000).arg(now_us % 1_000_000);
-            assert_eq!(invocation.invoke_async::<u64>(connection).await.unwrap(), 1);
+            let settlements: Vec<&Settlement> = settlements.iter().collect();
+            let call = |by| {
+                let mut command = settle::command(&self.settle, by, &settlements, now_us);
+                command.arg(now_us / 1_000_000).arg(now_us % 1_000_000);
+                command
+            };
+            assert_eq!(lua::call::<u64>(connection.clone(), call).await.unwrap(), 1);
         }
     }
 }

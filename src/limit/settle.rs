@@ -8,13 +8,14 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::{Script, ScriptInvocation};
+use redis::Cmd;
 use tokio::sync::mpsc;
 
 use super::calendar::Page;
 use super::counter::{Held, StoreTime};
 use super::gcra::{Cell, Tat};
 use super::key::CounterKey;
+use super::lua::{self, By, Lua};
 use super::quota::Quota;
 use super::sliding::Slide;
 use super::slots::Holder;
@@ -141,69 +142,73 @@ async fn tell(link: Link, mut receiver: mpsc::Receiver<Vec<Settlement>>, lost: A
         {
             batch.extend(more);
         }
-        // A cost must not be charged twice, so what may have been told is not told again. A place can be given back as
-        // often as one likes.
-        if send(&link, &batch).await.is_err() {
-            batch.retain(|settlement| matches!(settlement.quota, Quota::Concurrent(_)));
-            let again = if batch.is_empty() { Ok(()) } else { send(&link, &batch).await };
-            if again.is_err() {
-                lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            }
-        }
+        // A script sees one slot of a Cluster.
+        batch.sort_by_key(|settlement| link.slot(settlement.key.as_bytes()));
+        let parts = batch.chunk_by(|a, b| link.slot(a.key.as_bytes()) == link.slot(b.key.as_bytes()));
+        let told = parts.map(|part| tell_one(&link, part));
+        lost.fetch_add(futures_util::future::join_all(told).await.into_iter().sum(), Ordering::Relaxed);
     }
 }
 
-async fn send(link: &Link, batch: &[Settlement]) -> Result<(), StoreError> {
+/// Says how many were lost. A cost must not be charged twice, so what may have been told is not told again. A place can be
+/// given back as often as one likes.
+async fn tell_one(link: &Link, part: &[Settlement]) -> u64 {
+    if send(link, &part.iter().collect::<Vec<_>>()).await.is_ok() {
+        return 0;
+    }
+    let places: Vec<_> = part.iter().filter(|one| matches!(one.quota, Quota::Concurrent(_))).collect();
+    let again = if places.is_empty() { Ok(()) } else { send(link, &places).await };
+    (if again.is_ok() { part.len() - places.len() } else { part.len() }) as u64
+}
+
+async fn send(link: &Link, batch: &[&Settlement]) -> Result<(), StoreError> {
     // A charge's own time is near enough, and the latest of them the nearest.
     let around_us = batch.iter().map(|settlement| settlement.charged_us).max().unwrap_or_default();
-    let invocation = invocation(&SETTLE, batch, around_us);
     link.ask(
         TIMEOUT,
-        |mut manager| async move { invocation.invoke_async::<u64>(&mut manager).await },
+        |connection| lua::call::<u64>(connection, |by| command(&SETTLE, by, batch, around_us)),
         |done| (done == 1).then_some(()),
     )
     .await
 }
 
 /// `around_us` is what Redis's clock says, more or less: which windows of a calendar there are.
-pub(super) fn invocation<'a>(script: &'a Script, batch: &[Settlement], around_us: u64) -> ScriptInvocation<'a> {
-    let mut invocation = script.prepare_invoke();
+pub(super) fn command(script: &Lua, by: By, batch: &[&Settlement], around_us: u64) -> Cmd {
+    let mut command = script.about(by, batch.iter().map(|settlement| settlement.key.as_bytes()));
     for settlement in batch {
-        invocation.key(settlement.key.as_bytes());
         let (sign, number) = match settlement.change {
-            Change::Back(number) => ("-", number),
-            Change::More(number) => ("+", number),
+            Change::Back(number) => ('-', number),
+            Change::More(number) => ('+', number),
         };
         match &settlement.quota {
             Quota::Rate(rate) => {
                 let cell = Cell::new(*rate, number);
-                invocation.arg(format!("r{sign}"));
+                command.arg(format!("r{sign}"));
                 for number in [cell.step.us, cell.step.rem, cell.room.us, cell.room.rem, cell.count] {
-                    invocation.arg(number);
+                    command.arg(number);
                 }
             }
             Quota::Sliding(sliding) => {
-                invocation.arg(format!("s{sign}"));
+                command.arg(format!("s{sign}"));
                 for number in [u64::from(number), sliding.count(), sliding.period_us(), settlement.charged_us] {
-                    invocation.arg(number);
+                    command.arg(number);
                 }
             }
             Quota::Calendar(calendar) => {
-                invocation.arg(format!("c{sign}"));
-                let bounds = calendar.bounds(around_us);
+                command.arg(format!("c{sign}"));
                 let numbers = [u64::from(number), calendar.count(), settlement.charged_us];
-                for number in numbers.into_iter().chain(bounds.0) {
-                    invocation.arg(number);
+                for number in numbers.into_iter().chain(calendar.bounds(around_us).0) {
+                    command.arg(number);
                 }
             }
             Quota::Concurrent(_) => {
-                invocation.arg(format!("p{sign}")).arg(settlement.holder.as_bytes());
+                command.arg(format!("p{sign}")).arg(settlement.holder.as_bytes());
             }
         }
     }
-    invocation
+    command
 }
 
-static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(SCRIPT));
+static SETTLE: LazyLock<Lua> = LazyLock::new(|| Lua::new(SCRIPT));
 
 pub(super) const SCRIPT: &str = include_str!("settle.lua");

@@ -216,8 +216,6 @@ impl Counters {
 pub(super) struct Outcome {
     /// Where the counters are.
     pub(super) place: Place,
-    /// The store's clock.
-    pub(super) time: StoreTime,
     /// One for each charge, in order.
     pub(super) trials: SmallVec<[Trial; 2]>,
 }
@@ -225,6 +223,8 @@ pub(super) struct Outcome {
 /// One charge, tried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trial {
+    /// The clock of the store that tried it; in a Cluster each shard has its own.
+    pub(super) time: StoreTime,
     /// The charge in numbers.
     pub(super) ask: Ask,
     /// Where it began.
@@ -255,7 +255,7 @@ impl Outcome {
         let mut receipt = receipt::Writer::default();
         for (charge, trial) in charges.iter().zip(&self.trials) {
             if charged && charge.how.takes() && trial.after.is_some() {
-                receipt.add(charge, self.place, self.time.flow_us);
+                receipt.add(charge, self.place, trial.time.flow_us);
             }
             if charge.limit.shadow {
                 if trial.after.is_none() {
@@ -268,13 +268,13 @@ impl Outcome {
                 budget.states.push(State {
                     limit: Arc::clone(&charge.limit),
                     quota: charge.quota.clone(),
-                    remaining: trial.ask.remaining(stands, self.time),
-                    reset: trial.ask.reset(stands, self.time),
+                    remaining: trial.ask.remaining(stands, trial.time),
+                    reset: trial.ask.reset(stands, trial.time),
                 });
             }
             if trial.after.is_none() {
                 // What stands there has no room, so this says how long it has none.
-                let wait = trial.ask.charge(trial.begin, self.time).err().unwrap_or(Duration::ZERO);
+                let wait = trial.ask.charge(trial.begin, trial.time).err().unwrap_or(Duration::ZERO);
                 if worst.is_none_or(|(longest, _)| wait > longest) {
                     worst = Some((wait, charge));
                 }

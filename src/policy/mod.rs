@@ -44,6 +44,48 @@ pub struct Policy {
     pub credentials: Accepted,
     /// Where a browser is sent to sign in, if anywhere.
     pub sign_in: Option<SignIn>,
+    /// Which fields tell callers what is left.
+    pub ratelimit_fields: RateLimitFields,
+}
+
+/// In which header fields a caller is told what is left of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateLimitFields {
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers), for each limit.
+    #[default]
+    Draft,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, for one limit.
+    Legacy,
+    /// All of them.
+    Both,
+    /// None of them.
+    None,
+}
+
+impl RateLimitFields {
+    /// All choices, the default first.
+    pub const ALL: [RateLimitFields; 4] =
+        [RateLimitFields::Draft, RateLimitFields::Legacy, RateLimitFields::Both, RateLimitFields::None];
+
+    /// As the config has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RateLimitFields::Draft => "draft",
+            RateLimitFields::Legacy => "legacy",
+            RateLimitFields::Both => "both",
+            RateLimitFields::None => "none",
+        }
+    }
+
+    /// Whether those of the draft are among them.
+    pub fn has_draft(self) -> bool {
+        matches!(self, RateLimitFields::Draft | RateLimitFields::Both)
+    }
+
+    /// Whether the older three are among them.
+    pub fn has_legacy(self) -> bool {
+        matches!(self, RateLimitFields::Legacy | RateLimitFields::Both)
+    }
 }
 
 /// The rule that decides a request, if any, and the path as the application will see it.
@@ -54,6 +96,7 @@ pub struct Matched<'a> {
     shadows: SmallVec<[&'a Rule; 2]>,
     credentials: &'a Accepted,
     sign_in: Option<&'a SignIn>,
+    ratelimit_fields: RateLimitFields,
     path: Cow<'a, [u8]>,
 }
 
@@ -65,6 +108,7 @@ pub struct Permit {
     backend: Option<Arc<str>>,
     sticky: Option<Box<str>>,
     shadows: Shadows,
+    ratelimit_fields: RateLimitFields,
 }
 
 /// What each shadow rule that matched would have said; nothing where there was none, which costs nothing.
@@ -103,6 +147,11 @@ impl Permit {
     /// What shadow rules would have said.
     pub fn shadows(&self) -> &Shadows {
         &self.shadows
+    }
+
+    /// Which fields tell the caller what is left.
+    pub fn ratelimit_fields(&self) -> RateLimitFields {
+        self.ratelimit_fields
     }
 }
 
@@ -176,7 +225,14 @@ impl Refusal {
 impl Policy {
     /// Compiles `rules`.
     pub fn new(rules: Vec<Rule>, allow_ambiguous_paths: bool, credentials: Accepted) -> Policy {
-        Policy { index: Index::new(&rules), rules, allow_ambiguous_paths, credentials, sign_in: None }
+        Policy {
+            index: Index::new(&rules),
+            rules,
+            allow_ambiguous_paths,
+            credentials,
+            sign_in: None,
+            ratelimit_fields: RateLimitFields::default(),
+        }
     }
 
     /// The rules, in order.
@@ -245,7 +301,14 @@ impl Policy {
             trace.step(STAGE, Outcome::Note, || "no rule matches".to_owned());
         }
         let credentials = rule.map_or(&self.credentials, |rule| &rule.credentials);
-        Ok(Matched { rule, shadows, credentials, sign_in: self.sign_in.as_ref(), path })
+        Ok(Matched {
+            rule,
+            shadows,
+            credentials,
+            sign_in: self.sign_in.as_ref(),
+            ratelimit_fields: self.ratelimit_fields,
+            path,
+        })
     }
 }
 
@@ -313,7 +376,14 @@ impl Matched<'_> {
             .collect();
         let backend = rule.backend.as_ref().and_then(|backend| backend.choose(identity)).cloned();
         let sticky = (!rule.sticky.is_empty()).then(|| charge::sticky(&rule.sticky, &rule.name, case));
-        Ok(Permit { rule: Arc::clone(&rule.name), charges, backend, sticky, shadows })
+        Ok(Permit {
+            rule: Arc::clone(&rule.name),
+            charges,
+            backend,
+            sticky,
+            shadows,
+            ratelimit_fields: self.ratelimit_fields,
+        })
     }
 
     /// What a credential that proves nothing is charged.

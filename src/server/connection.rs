@@ -448,8 +448,10 @@ impl Connection {
                 self.agent.ack(pending, &[]);
             }
         }
-        let latency = self.server.clock.now().instant().saturating_duration_since(asked.instant());
+        let now = self.server.clock.now();
+        let latency = now.instant().saturating_duration_since(asked.instant());
         self.server.telemetry.decided(&decision, latency);
+        self.server.telemetry.top().record(&decision, now);
         self.server.audit.record(decision, asked, latency);
     }
 

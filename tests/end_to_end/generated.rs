@@ -32,6 +32,7 @@ spop: {{ listen: "unix:{}" }}
 api_keys: {{ partners: {{ file: {} }} }}
 groups: {{ ops: ["partners:platform"], paid: ["partners:pro"] }}
 admin: {{ listen: tcp:127.0.0.1:9003 }}
+ratelimit_headers: both
 sign_in: {{ location: "https://login.acme.example/start?rd={{url}}" }}
 limits: {{ two: {{ key: [user], rate: 2/1h }} }}
 rules:
@@ -97,6 +98,17 @@ rules:
         }
     }
 
+    // Whoever has been throttled is told so in both forms.
+    let reply = get("/limited/x", &carol, &[]).await;
+    assert_eq!((reply.status, reply.field("x-ratelimit-limit"), reply.field("x-ratelimit-remaining")), LIMITED);
+    let reset: u64 = reply.field("x-ratelimit-reset").unwrap().parse().unwrap();
+    assert!((3590..=3600).contains(&reset), "HAProxy {line}: {reply:?}");
+    assert_eq!(reply.field("ratelimit"), Some(format!("\"two\";r=0;t={reset}").as_str()), "HAProxy {line}: {reply:?}");
+    assert_eq!(reply.field("ratelimit-policy"), Some("\"two\";q=2;w=3600"));
+    let reply = get("/v1/x", &carol, &[]).await;
+    assert_eq!((reply.field("ratelimit"), reply.field("x-ratelimit-limit")), (None, None), "nothing is counted here");
+    take();
+
     // A browser is sent to sign in, with where it came from; a program is not.
     let browser = [("Accept", "text/html,*/*;q=0.8")];
     let reply = get("/admin/x?y=1", "", &browser).await;
@@ -153,3 +165,6 @@ rules:
         "{fast}"
     );
 }
+
+/// Two an hour, and none is left.
+const LIMITED: (u16, Option<&str>, Option<&str>) = (429, Some("2"), Some("0"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tollgate::limit::{CounterKey, Limit, OnFailure, Quota};
+use tollgate::limit::{CounterKey, Limit, OnFailure, Quota, Rate};
 use tollgate::request::host_and_port;
 use tollgate::spop::{TypedData, engine};
 
@@ -100,8 +100,8 @@ async fn ask(caller: &mut Caller, host: &str, path: &str) -> (String, String) {
 /// A hundred thousand pairs of tuples that are alike and different, drawn from a seed.
 #[test]
 fn no_two_of_a_hundred_thousand_pairs_share_a_name() {
-    let quota = Quota::new(1, Duration::from_secs(1), 1).unwrap();
-    let limit = Limit { name: "pair".into(), quota, on_failure: OnFailure::Local, generation: 7 };
+    let quota = Quota::Rate(Rate::new(1, Duration::from_secs(1), 1).unwrap());
+    let limit = Limit::new("pair", quota, OnFailure::Local, 7);
     let limit = Arc::new(limit);
     let seed = 0x7011_6a7e_u64;
     let mut state = seed;

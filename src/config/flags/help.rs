@@ -120,6 +120,16 @@ Examples:
 
 What was written, and whether the trail is whole, is said on standard error";
 
+pub(super) const TOP: &str = "\
+Examples:
+  tollgate top --config tollgate.yaml
+  tollgate top --admin unix:/run/tollgate/admin.sock
+  tollgate top --admin tcp:10.0.0.2:9003 --token-file admin.token --once
+  tollgate top --json
+
+Keys: tab and arrows or 1 to 5 for another page, s for another order, q to end. An agent looks at its decisions only while
+it is asked, so the first counts are there a moment later";
+
 pub(super) const DOCTOR: &str = "\
 Examples:
   tollgate doctor /etc/haproxy/haproxy.cfg

@@ -65,6 +65,9 @@ pub enum Command {
     /// Verify the audit trail, or export some of it
     #[command(subcommand, after_help = AUDIT)]
     Audit(AuditCommand),
+    /// Show live who asks most and who is near a limit: by user, group, rule and limit
+    #[command(after_help = TOP)]
+    Top(TopArgs),
     /// Find what makes an HAProxy config fail open or spoofable
     #[command(after_help = DOCTOR)]
     Doctor(DoctorArgs),
@@ -439,6 +442,34 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "HASH", value_parser = chain_hash)]
     pub expect_last: Option<Hash>,
     /// Print JSON, one line a trail
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a running agent's admin side is.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// The admin side: tcp:ADDRESS:PORT or unix:/PATH [default: the config's, or tcp:127.0.0.1:9003]
+    #[arg(long, value_name = "LISTEN", value_parser = listen)]
+    pub admin: Option<Listen>,
+    /// A file with the token that it asks for [default: the config's `admin.token`, where --admin is left out]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+    /// The agent's config, for both
+    #[arg(short, long, env = "TOLLGATE_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+}
+
+/// `tollgate top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Which agent.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Print what is so now, and end; so it is too where the output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Print it as JSON, as the agent says it, and end
     #[arg(long)]
     pub json: bool,
 }

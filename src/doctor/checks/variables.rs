@@ -143,6 +143,8 @@ pub const TOLLGATES: &[&str] = &[
     "receipt",
     "ratelimit_policy",
     "limit_remaining",
+    "limit_quota",
+    "limit_reset",
     "retry_after",
     "location",
     "identity_jwt",
