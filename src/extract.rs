@@ -81,7 +81,7 @@ impl Report<'_> {
 pub fn report<'a>(messages: &Messages<'a>) -> Option<Report<'a>> {
     let message = messages.iter().find(|message| message.name == RESPONSE)?;
     let (_, receipt) = message.arguments().find(|(name, _)| *name == RECEIPT)?;
-    Some(Report { receipt: bytes(receipt)?, message })
+    Some(Report { receipt: binary(receipt)?, message })
 }
 
 /// Whether there is a report among the messages, whatever it holds.

@@ -31,6 +31,46 @@ async fn every_key_is_counted_at_the_primary_that_has_its_slot() {
     }
 }
 
+/// No script sees two slots, so what one shard has charged is given back where another refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_several_shards_are_charged_together_or_not_at_all() {
+    let cluster = Cluster::start(false).await;
+    let settings = format!(
+        "spop: {{ deadline: 400ms }}\ncounters:\n  redis: {}\n  timeout: 100ms\nlimits:\n  \
+         wide: {{ key: [host], rate: 1000/30d, on_failure: deny }}\n  \
+         other: {{ key: [path], rate: 500/30d, algorithm: sliding, on_failure: deny }}\n  \
+         narrow: {{ key: [rule], rate: 7/30d, on_failure: deny }}\nrules:\n  \
+         - {{ name: all, path: /all, allow: anyone, limits: [wide, other, narrow] }}\n  \
+         - {{ name: one, path: /one, allow: anyone, limits: [wide] }}\n",
+        cluster.url()
+    );
+    let agent = Agent::start(&settings).await;
+    agent.ready().await;
+    // Several at once, so that they get in each other's way.
+    let callers: Vec<_> = futures_util::future::join_all((0..4).map(|_| async {
+        let mut caller = Caller::of(&agent).await;
+        let mut passed = 0;
+        for _ in 0..10 {
+            let answer = caller.ask("/all").await;
+            assert!(!answer.degraded, "{answer:?}");
+            passed += usize::from(answer.verdict == "allow");
+        }
+        passed
+    }))
+    .await;
+    assert_eq!(callers.iter().sum::<usize>(), 7, "of forty");
+    // Given back in the background.
+    let mut caller = Caller::of(&agent).await;
+    for more in 1..500 {
+        let remaining = caller.ask("/one").await.remaining.unwrap();
+        if remaining == 1000 - 7 - more {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what the other shards refused stays charged");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_is_down_costs_its_own_keys_and_no_others() {
     let mut cluster = Cluster::start(false).await;
