@@ -3,12 +3,15 @@
 //! All limits of a request are tested together, then charged together, or not at all. Reading order: `quota` (what is
 //! allowed), `gcra`, `sliding`, `calendar` and `slots` (the arithmetic of each kind, exact functions), `counter` (the kinds
 //! behind one face), `key` (which counter), `memory` and `redis` (where counters live, the same arithmetic in each),
-//! `settle` and `receipt` (what only the response makes known), `store` (which of them is asked, and what a failure is).
+//! `denied` (what is known to have no room), `settle` and `receipt` (what only the response makes known), `store` (which of them is asked, and what a failure is).
 
 pub mod calendar;
 mod counter;
+mod denied;
 mod gcra;
 mod key;
+#[cfg(test)]
+mod ledger_tests;
 mod lua;
 mod memory;
 pub mod quota;

@@ -11,6 +11,7 @@ use redis::Cmd;
 use smallvec::SmallVec;
 
 use super::counter::{Ask, StoreTime};
+use super::denied::Denied;
 use super::lua::{self, By, Lua};
 use super::receipt::Place;
 use super::settle::{Change, Queue, Settlement};
@@ -26,12 +27,13 @@ pub(super) struct RedisStore {
     /// calendar to ask for, which Redis then says whether it is.
     ahead_us: Arc<AtomicI64>,
     queue: Queue,
+    denied: Denied,
 }
 
 impl RedisStore {
     pub(super) fn new(link: Link) -> RedisStore {
         let queue = Queue::new(link.clone());
-        RedisStore { link, ahead_us: Arc::new(AtomicI64::new(0)), queue }
+        RedisStore { link, ahead_us: Arc::new(AtomicI64::new(0)), queue, denied: Denied::new() }
     }
 
     /// Tests all charges, then makes all or none; the answer comes within the timeout and before `deadline`.
@@ -42,6 +44,11 @@ impl RedisStore {
             let outcome = store.run(&charges, now, true, timeout).await?;
             Ok(outcome.read(&charges))
         }))
+    }
+
+    /// The answer, where a moment ago there was no room and there is none yet.
+    pub(super) fn recall(&self, charges: &[Charge], now: Now) -> Option<Exceeded> {
+        self.denied.recall(charges, now)
     }
 
     /// How the limits stand. For a person, who has time.
@@ -67,8 +74,13 @@ impl RedisStore {
         let slots: SmallVec<[Option<u16>; 2]> =
             charges.iter().map(|charge| self.link.slot(charge.key.as_bytes())).collect();
         if slots.iter().all(|slot| *slot == slots[0]) {
-            return self.run_in_one(charges, now, commit, timeout).await;
+            let outcome = self.run_in_one(charges, now, commit, timeout).await?;
+            if commit {
+                self.denied.note(charges, &outcome, now);
+            }
+            return Ok(outcome);
         }
+        // What has no room here may have it at once, when what others charged beside it is given back: nothing is noted.
         // A script sees one shard only. Each is asked for its own at the same time; where one of them refuses, what the
         // others charged meanwhile is given back. Until then it is charged to nobody's good, and never too little is.
         let mut distinct = slots.clone();

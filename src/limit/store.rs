@@ -149,6 +149,9 @@ impl Counters {
         let Some(redis) = &self.redis else {
             return Counted::Now(self.memory.charge(charges, now, true).read(charges));
         };
+        if let Some(exceeded) = redis.recall(charges, now) {
+            return Counted::Now(Err(exceeded));
+        }
         match redis.charge(charges.clone(), now, deadline) {
             Ok(counted) => Counted::Later(counted),
             Err(error) => Counted::Failed(error),
