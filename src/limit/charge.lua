@@ -106,7 +106,7 @@ for i = 1, #KEYS do
         end
       end
     end
-    if a + math.ceil(b * left / period) + cost <= count then
+    if a + math.floor(b * left / period) + cost <= count then
       room = 1
       leaves = { a + cost, b }
       write = { string.format('%.0f:%.0f:%.0f', index, a + cost, b), left + period }

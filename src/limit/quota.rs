@@ -60,9 +60,8 @@ impl Quota {
     pub fn in_any_window(&self) -> u64 {
         match self {
             Quota::Rate(rate) => rate.count() + rate.burst(),
-            // Less than this, and by how much depends on the moment: at a part `f` of the way through a bucket it is
-            // count × (1 + f).
-            Quota::Sliding(sliding) => 2 * sliding.count() - 1,
+            // Where all came at the end of one bucket and of the next.
+            Quota::Sliding(sliding) => 2 * sliding.count(),
             Quota::Calendar(calendar) => 2 * calendar.count(),
             Quota::Concurrent(concurrent) => concurrent.count(),
         }
