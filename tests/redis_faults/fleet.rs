@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpListener;
+
 use super::{Caller, Callers, assert_episodes, assert_honest, config, count, until_down, until_up};
 use crate::support::stack::{Agent, Redis};
 use crate::support::{alone, not_alone};
@@ -114,4 +116,80 @@ async fn agents_of_different_policies_count_apart() {
     assert!(old.len() > 60 && new.len() > 100, "{} and {}", old.len(), new.len());
     assert_eq!(count(&old, |answer| answer.was_counted()), 50);
     assert_eq!(count(&new, |answer| answer.was_counted()), 80, "two agents with one policy share it");
+}
+
+/// A counter that is spent, and everybody wants it: an agent knows until when, and asks Redis about it a hundred times a
+/// second at most.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_for_a_spent_counter_is_no_flood_for_redis() {
+    let _others = not_alone().await;
+    const LIMIT: u64 = 20;
+    let redis = Redis::start().await;
+    let config = config(&redis.url(), LIMIT, 2);
+    let (first, second) = tokio::join!(Agent::start(&config), Agent::start(&config));
+    let both = [&first, &second];
+    for agent in both {
+        until_up(agent).await;
+    }
+    let mut caller = Caller::of(&first).await;
+    let begun = Instant::now();
+    let asked = |evals: u64, others: u64| evals + others;
+    let before = asked(redis.calls("evalsha").await, redis.calls("eval").await);
+    let callers = Callers::start(&both, 8, &["/deny/hot"], Duration::ZERO).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Another counter is not held up by it.
+    assert_eq!(caller.ask("/deny/other").await.remaining, Some(LIMIT - 1));
+    let answers = callers.stop().await;
+    let after = asked(redis.calls("evalsha").await, redis.calls("eval").await);
+    let each_10_ms = begun.elapsed().as_millis() as u64 / 10;
+    for agent in both {
+        assert_honest(agent, &answers).await;
+        assert_episodes(agent, 0).await;
+    }
+    assert_eq!(count(&answers, |answer| answer.was_counted()), LIMIT, "not one more, and not one less");
+    // Those that were admitted, those that were under way when it was spent, and one a 10 ms for each agent.
+    let most = LIMIT + 16 + 2 * each_10_ms;
+    let calls = after - before;
+    assert!(answers.len() as u64 > 2 * most, "no flood: {}", answers.len());
+    assert!(calls <= most, "{calls} calls for {} questions in {:?}", answers.len(), begun.elapsed());
+}
+
+/// Whatever an agent wants of Redis, it does not knock more than twice a second where nobody answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_knock_twice_a_second_at_a_redis_that_closes_the_door() {
+    let _others = not_alone().await;
+    const AGENTS: usize = 4;
+    const SECONDS: u64 = 4;
+    let mut redis = Redis::start().await;
+    let config = config(&redis.url(), 1000, AGENTS);
+    let started = futures_util::future::join_all((0..AGENTS).map(|_| Agent::start(&config))).await;
+    let agents: Vec<_> = started.iter().collect();
+    for agent in &agents {
+        until_up(agent).await;
+    }
+    let callers = Callers::start(&agents, 2, &["/deny/x", "/local/x"], Duration::from_millis(10)).await;
+    redis.program.kill();
+    let mut nobody = TcpListener::bind(("127.0.0.1", redis.port)).await.unwrap();
+    for agent in &agents {
+        until_down(agent).await;
+    }
+    // Those that were lost are each replaced once at once.
+    accepted_in(&mut nobody, Duration::from_secs(1)).await;
+    let attempts = accepted_in(&mut nobody, Duration::from_secs(SECONDS)).await;
+    let answers = callers.stop().await;
+    for agent in &agents {
+        assert_honest(agent, &answers).await;
+    }
+    let most = AGENTS as u64 * 2 * SECONDS;
+    assert!(attempts <= most, "{attempts} attempts in {SECONDS} s by {AGENTS} agents, and not {most}");
+}
+
+/// How many connections come in that time; each is closed at once.
+async fn accepted_in(listener: &mut TcpListener, time: Duration) -> u64 {
+    let mut accepted = 0;
+    let until = tokio::time::Instant::now() + time;
+    while let Ok(connection) = tokio::time::timeout_at(until, listener.accept()).await {
+        accepted += u64::from(connection.is_ok());
+    }
+    accepted
 }

@@ -31,6 +31,30 @@ async fn a_network_that_is_slow_but_in_time_is_no_outage() {
     assert!(waited * 2 > LIMIT, "{waited} of {} waited: there was no delay", answers.len());
 }
 
+/// With the shipped timeout of 10 ms: next to none of the answers come in time, and one that does is no end of the outage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_network_is_one_outage_and_not_a_new_one_each_second() {
+    let _others = not_alone().await;
+    let redis = Redis::start().await;
+    let relay = RedisRelay::start(redis.port, "/x").await;
+    let agent = Agent::start(&config(&relay.url(), 100_000, 1).replace("timeout: 100ms", "timeout: 10ms")).await;
+    until_up(&agent).await;
+    let before = agent.metric("tollgate_store_outages_total").await;
+    relay.delay_ms(Some((0, 100)));
+    let callers = Callers::start(&[&agent], 4, &["/allow/x", "/deny/x", "/local/x"], Duration::from_millis(5)).await;
+    until_down(&agent).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let answers = callers.stop().await;
+    assert_honest(&agent, &answers).await;
+    let outages = agent.metric("tollgate_store_outages_total").await - before;
+    assert_eq!(outages, 1.0, "a breaker that flaps");
+    // Nobody waited for longer than an answer may take; nearly all for nothing.
+    let waited = count(&answers, |answer| answer.took >= Duration::from_millis(10));
+    assert!(waited * 20 < answers.len() as u64, "{waited} of {} waited", answers.len());
+    relay.delay_ms(None);
+    until_up(&agent).await;
+}
+
 /// Counters that stand apart by more than the test charges, so that an answer which is another question's would show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_cut_belongs_to_nobody() {
@@ -138,6 +162,28 @@ async fn an_answer_of_two_gibibytes_is_not_waited_for() {
         caller.ask_until_counted("/local/x").await;
         let grown = (peak_kib(&agent) - before) / 1024;
         assert!(grown <= 32, "{head:?}: {grown} MiB");
+    }
+    assert_eq!(agent.metric("tollgate_panics_total").await, 0.0);
+}
+
+/// Nor is what follows gathered without an end: no answer that an agent asks for has a tenth of a mebibyte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_without_end_is_not_gathered() {
+    let _others = not_alone().await;
+    let redis = Redis::start().await;
+    let relay = RedisRelay::start(redis.port, "/local/").await;
+    let agent = Agent::start(&config(&relay.url(), 1000, 1)).await;
+    until_up(&agent).await;
+    let mut caller = Caller::of(&agent).await;
+    assert_eq!(caller.ask("/local/x").await.remaining, Some(999));
+    for head in ["$2147483647\r\n", "+", "*2147483647\r\n$2147483647\r\n"] {
+        let before = peak_kib(&agent);
+        relay.next_answers([Fate::Floods(head.as_bytes().to_vec(), 256 << 20)]);
+        let answer = caller.ask("/local/x").await;
+        assert!(answer.degraded && answer.took < TIMEOUT * 3, "{answer:?}");
+        caller.ask_until_counted("/local/x").await;
+        let (grown, taken) = ((peak_kib(&agent) - before) / 1024, relay.flooded() >> 20);
+        assert!(grown <= 32, "{head:?}: {grown} MiB, after {taken} MiB were sent");
     }
     assert_eq!(agent.metric("tollgate_panics_total").await, 0.0);
 }

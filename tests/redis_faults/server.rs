@@ -33,6 +33,29 @@ async fn scripts_that_are_flushed_under_load_cost_no_decision_and_no_count() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_are_flushed_each_millisecond_cost_no_decision() {
+    let _others = not_alone().await;
+    let redis = Redis::start().await;
+    let agent = Agent::start(&config(&redis.url(), 300, 1)).await;
+    until_up(&agent).await;
+    let callers = Callers::start(&[&agent], 8, &["/deny/x"], PAUSE).await;
+    let mut operator = TcpStream::connect(("127.0.0.1", redis.port)).await.unwrap();
+    for _ in 0..1000 {
+        operator.write_all(b"SCRIPT FLUSH\r\n").await.unwrap();
+        operator.read_exact(&mut [0; 5]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let answers = callers.stop().await;
+    assert!(answers.len() > 600, "{}", answers.len());
+    assert_honest(&agent, &answers).await;
+    let log = agent.program.log();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("\"WARN\"")).collect();
+    assert_eq!(count(&answers, |answer| answer.degraded), 0, "nobody notices: {said:#?}");
+    assert_eq!(count(&answers, |answer| answer.was_counted()), 300, "each counted once");
+    assert_episodes(&agent, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_loads_its_data_is_away_until_it_has_and_then_counts_on() {
     let _others = not_alone().await;
     let data = folder();

@@ -25,6 +25,8 @@ pub enum Fate {
     CutAfter(usize),
     /// Something else does.
     Becomes(Vec<u8>),
+    /// The same, and then as many bytes as the agent takes, at most this many.
+    Floods(Vec<u8>, u64),
 }
 
 struct Network {
@@ -37,6 +39,7 @@ struct Network {
     drawn: AtomicU64,
     connections: AtomicU64,
     marked: AtomicU64,
+    flooded: AtomicU64,
 }
 
 impl RedisRelay {
@@ -52,6 +55,7 @@ impl RedisRelay {
             drawn: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             marked: AtomicU64::new(0),
+            flooded: AtomicU64::new(0),
         });
         let shared = Arc::clone(&network);
         let task = tokio::spawn(async move {
@@ -88,6 +92,11 @@ impl RedisRelay {
     /// Connections so far.
     pub fn connections(&self) -> u64 {
         self.network.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of [`Fate::Floods`] were taken.
+    pub fn flooded(&self) -> u64 {
+        self.network.flooded.load(Ordering::Relaxed)
     }
 
     /// Questions with the mark so far; those that arrived in one piece count as one.
@@ -149,6 +158,10 @@ impl Network {
                         None => (answer, false),
                         Some(Fate::CutAfter(bytes)) => (answer[..bytes].to_vec(), true),
                         Some(Fate::Becomes(other)) => (other, false),
+                        Some(Fate::Floods(head, most)) => {
+                            self.flood(&head, most, to_agent).await;
+                            return true;
+                        }
                     };
                     if resets {
                         let _ = to_agent.write_all(&answer).await;
@@ -169,6 +182,18 @@ impl Network {
                     }
                 }
             }
+        }
+    }
+
+    async fn flood(&self, head: &[u8], most: u64, to_agent: &mut (impl AsyncWriteExt + Unpin)) {
+        let piece = [b'x'; 64 * 1024];
+        let mut sent = 0;
+        if to_agent.write_all(head).await.is_err() {
+            return;
+        }
+        while sent < most && to_agent.write_all(&piece).await.is_ok() {
+            sent += piece.len() as u64;
+            self.flooded.fetch_add(piece.len() as u64, Ordering::Relaxed);
         }
     }
 
