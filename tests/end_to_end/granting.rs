@@ -50,6 +50,12 @@ async fn a_grant_holds_with_every_agent_until_it_runs_out_or_is_revoked() {
     // By itself, and with Redis gone meanwhile.
     assert_eq!(run(&["grant", &user, "ops", "4s", "--reason", "short"]).status.code(), Some(0));
     eventually("it holds", || async { (haproxy.get_as(&bob, "/admin/x").await.status == 200).then_some(()) }).await;
+    // The one whose log is read has heard of it too, while there is somebody to hear it from.
+    eventually("both agents know it", || async {
+        let known = [one.metric("tollgate_grants").await, two.metric("tollgate_grants").await];
+        (known == [1.0, 1.0]).then_some(())
+    })
+    .await;
     drop(redis);
     eventually("it runs out", || async { (refused_everywhere(&haproxy, &bob).await).then_some(()) }).await;
     for line in ["a group is granted", "a grant is revoked", "a grant has run out"] {
