@@ -376,6 +376,8 @@ pub struct Snapshot {
     pub memory_counters: u64,
     /// Counters that were forgotten before they were full again, for want of memory.
     pub memory_counters_evicted: u64,
+    /// What responses made known and Redis never heard of: places given back, costs.
+    pub settlements_lost: u64,
     /// Verified tokens in the cache.
     pub tokens_cached: u64,
     /// Each file of API keys.
@@ -609,6 +611,11 @@ impl Collector for Snapshot {
                 "memory_counters_evicted",
                 "Limit counters forgotten before they were full again, for want of memory",
                 self.memory_counters_evicted,
+            ),
+            (
+                "settlements_lost",
+                "Places given back and costs of responses that Redis never heard of",
+                self.settlements_lost,
             ),
             ("log_lines_dropped", "Log lines dropped because nobody read them", self.log_lines_dropped),
             ("tasks_restarted", "Background tasks that panicked and were begun again", self.tasks_restarted),

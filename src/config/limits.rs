@@ -72,7 +72,13 @@ fn limit(name: &str, at: &At<'_>, groups: &Groups, names: &[&str]) -> Option<Arc
         (Some(at), Some(kind)) => tiers_of(at, groups, names, kind),
         _ => Vec::new(),
     };
-    let cost = cost(&mut section, kind.as_ref(), quota.as_ref());
+    // Whichever tier a caller has, one request must be able to pass.
+    let of_tiers = tiers.iter().filter_map(|(_, tier)| match tier {
+        Tier::Unlimited => None,
+        Tier::Quota(quota) => Some(quota),
+    });
+    let at_once = quota.iter().chain(of_tiers).map(Quota::at_once).min();
+    let cost = cost(&mut section, kind.as_ref(), at_once);
     let (counts, ban) = counts(&mut section, kind.as_ref(), key_at.as_ref().zip(Some(&key)));
     let shadow = section.take("shadow").is_some_and(|at| at.boolean().unwrap_or_default());
     let on_failure = match section.take("on_failure") {
@@ -181,8 +187,8 @@ fn calendar(text: &str) -> Option<(u64, Unit)> {
     count.bytes().all(|b| b.is_ascii_digit()).then(|| count.parse().ok())?.map(|count| (count, unit))
 }
 
-/// What a request costs; `None` where that is a mistake.
-fn cost(section: &mut Section<'_>, kind: Option<&Kind>, quota: Option<&Quota>) -> Option<Cost> {
+/// What a request costs, of the least that can pass at once; `None` where that is a mistake.
+fn cost(section: &mut Section<'_>, kind: Option<&Kind>, at_once: Option<u64>) -> Option<Cost> {
     let (cost_at, reserve_at) = (section.take("cost"), section.take("reserve"));
     if let (Some(at), Some(Kind::Concurrent(_))) = (&cost_at, kind) {
         at.refuse("a request takes one place, whatever it costs", "a limit with a `rate` beside this one");
@@ -190,8 +196,8 @@ fn cost(section: &mut Section<'_>, kind: Option<&Kind>, quota: Option<&Quota>) -
     }
     let within = |at: &At<'_>| {
         let cost = at.integer(1, u64::from(u32::MAX))?;
-        if let Some(quota) = quota.filter(|quota| cost > quota.at_once()) {
-            at.refuse(format!("{cost} can never pass, since at most {} do at once", quota.at_once()), "a smaller one");
+        if let Some(at_once) = at_once.filter(|at_once| cost > *at_once) {
+            at.refuse(format!("{cost} can never pass, since at most {at_once} do at once"), "a smaller one");
             return None;
         }
         u32::try_from(cost).ok()

@@ -261,6 +261,23 @@ async fn what_cannot_pass_yet_is_refused_without_redis() {
     assert!(charge(&counters, &by("b")).await.unwrap().is_err());
     settle(&counters, &first.receipt.unwrap(), None);
     until_passes(&counters, &by("b")).await;
+    assert_eq!(counters.settlements_lost(), 0);
+}
+
+/// A response waits for nobody, so what Redis is not there to hear is lost, and that is counted.
+#[tokio::test]
+async fn what_redis_never_heard_of_is_counted() {
+    let mut redis = Redis::start();
+    let counters = counters(Some(redis.settings()));
+    let places = limit("places", 1, Quota::Concurrent(Concurrent::new(1, Duration::from_secs(60)).unwrap()));
+    let taken = charge(&counters, &[of(&places, "x")]).await.unwrap().unwrap();
+    redis.stop();
+    settle(&counters, &taken.receipt.unwrap(), None);
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while counters.settlements_lost() != 1 {
+        assert!(std::time::Instant::now() < until, "{} lost", counters.settlements_lost());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

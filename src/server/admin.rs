@@ -305,6 +305,7 @@ fn snapshot(admin: &Admin) -> Snapshot {
         }),
         memory_counters: memory.live,
         memory_counters_evicted: memory.evicted_live,
+        settlements_lost: pipeline.counters.settlements_lost(),
         tokens_cached: pipeline.identities.cached().0,
         key_files: pipeline
             .identities

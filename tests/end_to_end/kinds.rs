@@ -165,7 +165,9 @@ rules:
     };
     let refused = eventually("the debt is charged", refused).await;
     let wait: u64 = refused.field("retry-after").unwrap().parse().unwrap();
-    assert!((3900..=4000).contains(&wait), "a burst of debt and what is reserved, an hour and six minutes: {wait}");
+    // A burst of debt and what is reserved, an hour and six minutes; less what was reserved for a request that slipped in
+    // before the debt was told, and was given back after.
+    assert!((3540..=3960).contains(&wait), "{wait}");
 }
 
 /// How much of a hundred an hour a stored arrival time says was spent, rounded: 36 seconds each.
@@ -200,7 +202,9 @@ rules:
         let reply = web::get(haproxy.port, "/v1/x", &[("x-api-key", key)]).await.unwrap();
         (reply.status, reply.field("retry-after").map(|wait| wait.parse::<u64>().unwrap()))
     };
-    let guess = format!("{}x", &key[..key.len() - 1]);
+    // Another one, whatever the last letter of the real one is.
+    let last = if key.ends_with('x') { 'y' } else { 'x' };
+    let guess = format!("{}{last}", &key[..key.len() - 1]);
     for _ in 0..3 {
         assert_eq!(by(&key).await, (200, None), "a good one is charged nothing");
         // No credential at all is no guess.
